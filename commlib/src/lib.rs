@@ -1,0 +1,1 @@
+//! Typed messaging over message brokers.

@@ -1,0 +1,177 @@
+//! One message as transports move it: an encoded body beside what is said about it.
+//!
+//! Where a broker has no headers, the message travels in an envelope of JSON ([`native`]). Peers that run commlib-py
+//! speak another form ([`commlib_py`]). AMQP carries the same fields in its properties and headers table.
+
+pub mod commlib_py;
+pub mod native;
+
+use bytes::Bytes;
+
+use crate::error::{Execution, Status, StatusCode};
+
+/// The content type of bodies unless something else is said.
+pub const JSON: &str = "application/json";
+
+/// The wire code of an error that is the method's own.
+pub const APPLICATION: &str = "application";
+
+/// Which form a client or publisher writes. Servers and subscribers recognise the form of each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Dialect {
+    /// The envelope of this project.
+    #[default]
+    Native,
+    /// What commlib-py 0.13 understands.
+    CommlibPy,
+}
+
+/// A message.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Envelope {
+    /// The encoded body, JSON unless [`Meta::content_type`] says otherwise. Empty where there is none.
+    pub data: Bytes,
+    /// What is said about it.
+    pub meta: Meta,
+}
+
+/// What a message says about itself.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Meta {
+    /// Names this message. Ours are 24 unguessable characters.
+    pub id: Option<String>,
+    /// On a reply, the id of the request.
+    pub correlation_id: Option<String>,
+    /// Where a reply goes, in the transport's own terms. A transport fills it in for requests it sends.
+    pub reply_to: Option<String>,
+    /// When it was sent, in µs since 1970 UTC.
+    pub timestamp: Option<u64>,
+    /// The time left for the work when it was sent, in ms.
+    pub timeout_ms: Option<u64>,
+    /// The form of the body; `None` is JSON.
+    pub content_type: Option<String>,
+    /// What users and middleware add.
+    pub headers: Headers,
+    /// On a reply, why there is no result.
+    pub error: Option<WireError>,
+}
+
+/// Headers in the order in which they were added; names are compared exactly.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// No headers.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The value of a header.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Sets a header, in place of an earlier one of the same name.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let (name, value) = (name.into(), value.into());
+        match self.0.iter_mut().find(|(key, _)| *key == name) {
+            Some(entry) => entry.1 = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// Takes a header out.
+    pub fn remove(&mut self, name: &str) -> Option<String> {
+        let at = self.0.iter().position(|(key, _)| key == name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The error of a reply, as it travels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WireError {
+    /// A status code, or [`APPLICATION`] for the method's own error.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// For programs, encoded like a body: the method's own error, or what a status adds. Empty where there is none.
+    pub details: Bytes,
+    /// What happened to the work.
+    pub execution: Option<Execution>,
+}
+
+impl From<&Status> for WireError {
+    fn from(status: &Status) -> Self {
+        Self {
+            code: status.code.as_str().to_owned(),
+            message: status.message.clone(),
+            details: status
+                .details
+                .as_ref()
+                .map(|details| details.to_string().into())
+                .unwrap_or_default(),
+            execution: Some(status.execution),
+        }
+    }
+}
+
+impl From<WireError> for Status {
+    fn from(error: WireError) -> Self {
+        let status = Self::new(StatusCode::from_wire(&error.code), error.message);
+        let execution = error.execution.unwrap_or(status.execution);
+        // Details that are no JSON are a peer's fault that must not hide the error itself.
+        let details = serde_json::from_slice(&error.details).ok();
+        Self {
+            details,
+            execution,
+            ..status
+        }
+    }
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message: {reason}")]
+pub struct Malformed {
+    /// What is wrong; a position, never the content.
+    pub reason: String,
+    /// Where an answer may go nevertheless.
+    pub reply_to: Option<String>,
+    /// What the answer must name.
+    pub correlation_id: Option<String>,
+}
+
+impl Malformed {
+    /// With nobody to answer.
+    #[must_use]
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            reply_to: None,
+            correlation_id: None,
+        }
+    }
+}

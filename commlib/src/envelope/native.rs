@@ -1,0 +1,482 @@
+//! The native envelope, `{"data": …, "meta": {…}}`: written by hand into one buffer, read borrowed.
+//!
+//! `data` is never parsed here: reading finds where it begins and ends and shares those bytes.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{Dialect, Envelope, Headers, JSON, Malformed, Meta, WireError};
+use crate::error::Execution;
+
+/// Writes an envelope. `reply_to` takes the place of [`Meta::reply_to`].
+#[must_use]
+pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
+    let meta = &message.meta;
+    let mut out = Vec::with_capacity(message.data.len() + 256);
+    out.extend_from_slice(b"{\"data\":");
+    if message.data.is_empty() {
+        out.extend_from_slice(b"null");
+    } else {
+        out.extend_from_slice(&message.data);
+    }
+    out.extend_from_slice(b",\"meta\":{\"properties\":{\"content_type\":");
+    string(&mut out, meta.content_type.as_deref().unwrap_or(JSON));
+    out.extend_from_slice(b",\"content_encoding\":\"utf8\"}");
+    if let Some(timestamp) = meta.timestamp {
+        number(&mut out, "timestamp", timestamp);
+    }
+    if let Some(timeout) = meta.timeout_ms {
+        number(&mut out, "timeout_ms", timeout);
+    }
+    for (name, value) in [
+        ("id", meta.id.as_deref()),
+        ("correlation_id", meta.correlation_id.as_deref()),
+        ("reply_to", reply_to.or(meta.reply_to.as_deref())),
+    ] {
+        if let Some(value) = value {
+            key(&mut out, name);
+            string(&mut out, value);
+        }
+    }
+    if !meta.headers.is_empty() {
+        key(&mut out, "headers");
+        out.push(b'{');
+        for (index, (name, value)) in meta.headers.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            string(&mut out, name);
+            out.push(b':');
+            string(&mut out, value);
+        }
+        out.push(b'}');
+    }
+    if let Some(error) = &meta.error {
+        key(&mut out, "error");
+        write_error(&mut out, error);
+    }
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// Writes the object that stands for an error.
+pub(super) fn write_error(out: &mut Vec<u8>, error: &WireError) {
+    out.extend_from_slice(b"{\"code\":");
+    string(out, &error.code);
+    key(out, "message");
+    string(out, &error.message);
+    if let Some(execution) = error.execution {
+        key(out, "execution");
+        string(out, execution.as_str());
+    }
+    if !error.details.is_empty() {
+        key(out, "details");
+        out.extend_from_slice(&error.details);
+    }
+    out.push(b'}');
+}
+
+fn key(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn number(out: &mut Vec<u8>, name: &str, value: u64) {
+    key(out, name);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+pub(super) fn string(out: &mut Vec<u8>, text: &str) {
+    let plain = text
+        .bytes()
+        .all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
+    if plain {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else if serde_json::to_writer(&mut *out, text).is_err() {
+        // Writing a string to a Vec has no way to fail; an empty one keeps the envelope whole if it ever does.
+        out.extend_from_slice(b"\"\"");
+    }
+}
+
+/// Reads a message from a work queue or a reply list, native or of commlib-py, and says which.
+///
+/// # Errors
+/// When it is neither; the error carries the reply address where there is one.
+pub fn decode(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
+    let wire: Wire<'_> = match serde_json::from_slice(bytes) {
+        Ok(wire) => wire,
+        Err(error) => return Err(salvage(bytes, &error)),
+    };
+    match (wire.data, wire.meta, wire.header) {
+        (data, Some(meta), _) => Ok((envelope(bytes, data, meta), Dialect::Native)),
+        (Some(data), None, Some(header)) => {
+            Ok((envelope(bytes, Some(data), header.into()), Dialect::CommlibPy))
+        }
+        (None, None, Some(_)) => Err(Malformed::new("it has a `header` but no `data`")),
+        (_, None, None) => Err(Malformed::new("it has neither `meta` nor `header`")),
+    }
+}
+
+/// Reads a topic message: a native envelope, or any other JSON as a bare body.
+///
+/// # Errors
+/// When it is no JSON at all.
+pub fn decode_topic(bytes: &Bytes) -> Result<Envelope, Malformed> {
+    // Only an object whose first members are ours is an envelope; a bare body may have any shape.
+    if let Ok(Wire {
+        data: Some(data),
+        meta: Some(meta),
+        header: None,
+        others: false,
+    }) = serde_json::from_slice(bytes)
+    {
+        return Ok(envelope(bytes, Some(data), meta));
+    }
+    match serde_json::from_slice::<&RawValue>(bytes) {
+        Ok(raw) => Ok(Envelope {
+            data: slice(bytes, raw.get()),
+            meta: Meta::default(),
+        }),
+        Err(error) => Err(Malformed::new(error.to_string())),
+    }
+}
+
+fn envelope(bytes: &Bytes, data: Option<&RawValue>, meta: WireMeta<'_>) -> Envelope {
+    let owned = |text: Cow<'_, str>| text.into_owned();
+    Envelope {
+        data: data.map(|data| slice(bytes, data.get())).unwrap_or_default(),
+        meta: Meta {
+            id: meta.id.map(owned),
+            correlation_id: meta.correlation_id.map(owned),
+            reply_to: meta.reply_to.filter(|reply_to| !reply_to.is_empty()).map(owned),
+            timestamp: meta.timestamp,
+            timeout_ms: meta.timeout_ms,
+            content_type: meta
+                .properties
+                .and_then(|properties| properties.content_type)
+                .filter(|content_type| content_type != JSON)
+                .map(owned),
+            headers: meta.headers,
+            error: meta.error.map(|error| WireError {
+                code: error.code.into_owned(),
+                message: error.message.into_owned(),
+                details: error
+                    .details
+                    .map(|details| slice(bytes, details.get()))
+                    .unwrap_or_default(),
+                execution: error.execution.as_deref().map(Execution::from_wire),
+            }),
+        },
+    }
+}
+
+/// The part of `bytes` that `text` borrows from.
+fn slice(bytes: &Bytes, text: &str) -> Bytes {
+    bytes.slice_ref(text.as_bytes())
+}
+
+/// Looks for somebody to answer in a message that can't be read.
+fn salvage(bytes: &Bytes, error: &serde_json::Error) -> Malformed {
+    #[derive(serde::Deserialize)]
+    struct Loose<'a> {
+        #[serde(borrow)]
+        meta: Option<&'a RawValue>,
+        #[serde(borrow)]
+        header: Option<&'a RawValue>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Route {
+        reply_to: Option<serde_json::Value>,
+        id: Option<serde_json::Value>,
+        correlation_id: Option<serde_json::Value>,
+    }
+    let text = |value: Option<serde_json::Value>| match value {
+        Some(serde_json::Value::String(text)) => Some(text),
+        _ => None,
+    };
+    let route = serde_json::from_slice::<Loose<'_>>(bytes)
+        .ok()
+        .and_then(|loose| loose.meta.or(loose.header))
+        .and_then(|raw| serde_json::from_str::<Route>(raw.get()).ok());
+    let mut malformed = Malformed::new(error.to_string());
+    if let Some(route) = route {
+        malformed.reply_to = text(route.reply_to);
+        malformed.correlation_id = text(route.correlation_id).or(text(route.id));
+    }
+    malformed
+}
+
+struct Wire<'a> {
+    data: Option<&'a RawValue>,
+    meta: Option<WireMeta<'a>>,
+    header: Option<PyHeader<'a>>,
+    others: bool,
+}
+
+// By hand, because a derived impl would take `null` data for absent and could not tell whether there are others.
+impl<'de: 'a, 'a> Deserialize<'de> for Wire<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WireVisitor;
+
+        impl<'de> Visitor<'de> for WireVisitor {
+            type Value = Wire<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an envelope object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Wire<'de>, A::Error> {
+                let mut wire = Wire {
+                    data: None,
+                    meta: None,
+                    header: None,
+                    others: false,
+                };
+                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+                    match key.as_ref() {
+                        "data" => wire.data = Some(map.next_value()?),
+                        "meta" => wire.meta = Some(map.next_value()?),
+                        "header" => wire.header = Some(map.next_value()?),
+                        _ => {
+                            wire.others = true;
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(wire)
+            }
+        }
+
+        deserializer.deserialize_map(WireVisitor)
+    }
+}
+
+#[derive(serde::Deserialize, Default)]
+struct WireMeta<'a> {
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    correlation_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    reply_to: Option<Cow<'a, str>>,
+    timestamp: Option<u64>,
+    timeout_ms: Option<u64>,
+    #[serde(borrow)]
+    properties: Option<WireProperties<'a>>,
+    #[serde(default)]
+    headers: Headers,
+    #[serde(borrow)]
+    error: Option<WireErrorObject<'a>>,
+}
+
+#[derive(serde::Deserialize)]
+struct WireProperties<'a> {
+    #[serde(borrow)]
+    content_type: Option<Cow<'a, str>>,
+}
+
+#[derive(serde::Deserialize)]
+struct WireErrorObject<'a> {
+    #[serde(borrow, default)]
+    code: Cow<'a, str>,
+    #[serde(borrow, default)]
+    message: Cow<'a, str>,
+    #[serde(borrow)]
+    details: Option<&'a RawValue>,
+    #[serde(borrow)]
+    execution: Option<Cow<'a, str>>,
+}
+
+/// The header of commlib-py. Its content type is a short name that says nothing.
+#[derive(serde::Deserialize)]
+struct PyHeader<'a> {
+    #[serde(borrow)]
+    reply_to: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    correlation_id: Option<Cow<'a, str>>,
+    /// In ns; read by hand, as its peers send other numbers too.
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<WireErrorObject<'a>>,
+}
+
+impl<'a> From<PyHeader<'a>> for WireMeta<'a> {
+    fn from(header: PyHeader<'a>) -> Self {
+        Self {
+            reply_to: header.reply_to,
+            correlation_id: header.correlation_id,
+            timestamp: header
+                .timestamp
+                .and_then(|ns| ns.get().parse::<u64>().ok())
+                .map(|ns| ns / 1000),
+            error: header.error,
+            ..Self::default()
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Headers {
+    /// Takes strings and skips other values, which are not headers of ours.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HeadersVisitor;
+
+        impl<'de> Visitor<'de> for HeadersVisitor {
+            type Value = Headers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_unit<E>(self) -> Result<Headers, E> {
+                Ok(Headers::new())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
+                let mut headers = Headers::new();
+                while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
+                    if let serde_json::Value::String(value) = value {
+                        headers.insert(name, value);
+                    }
+                }
+                Ok(headers)
+            }
+        }
+
+        deserializer.deserialize_any(HeadersVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    #[test]
+    fn shares_the_body_instead_of_copying_it() {
+        let wire = bytes(r#"{"data": {"a": [1, 2]}, "meta": {}}"#);
+        let (message, dialect) = decode(&wire).unwrap();
+        assert_eq!(
+            (message.data.as_ref(), dialect),
+            (&br#"{"a": [1, 2]}"#[..], Dialect::Native)
+        );
+        assert!(wire.as_ptr_range().contains(&message.data.as_ptr()));
+    }
+
+    #[test]
+    fn ignores_what_it_does_not_know() {
+        let wire = bytes(
+            r#"{"v":2,"data":null,"meta":{"later":[1],"headers":{"a":"b","n":1},"properties":{"x":1}}}"#,
+        );
+        let (message, _) = decode(&wire).unwrap();
+        assert_eq!(message.data.as_ref(), b"null");
+        assert_eq!(message.meta.headers.get("a"), Some("b"));
+        assert_eq!(message.meta.headers.len(), 1);
+    }
+
+    #[test]
+    fn tells_the_dialects_apart() {
+        let wire = bytes(r#"{"header":{"reply_to":"rpc-1","timestamp":"x"},"data":{"a":1}}"#);
+        let (message, dialect) = decode(&wire).unwrap();
+        assert_eq!(
+            (message.meta.reply_to.as_deref(), dialect),
+            (Some("rpc-1"), Dialect::CommlibPy)
+        );
+        assert!(decode(&bytes(r#"{"a":1}"#)).is_err());
+        assert!(decode(&bytes("[]")).is_err());
+        assert!(decode(&bytes("")).is_err());
+    }
+
+    #[test]
+    fn finds_whom_to_answer_in_a_broken_envelope() {
+        let error = decode(&bytes(
+            r#"{"data":{},"meta":{"reply_to":"r","id":"i","timeout_ms":"soon"}}"#,
+        ))
+        .unwrap_err();
+        assert_eq!(
+            (error.reply_to.as_deref(), error.correlation_id.as_deref()),
+            (Some("r"), Some("i"))
+        );
+    }
+
+    #[test]
+    fn survives_deep_nesting() {
+        let deep = "[".repeat(1_000_000);
+        assert!(decode(&bytes(&deep)).is_err());
+        assert!(decode(&bytes(&format!("{{\"data\":{deep}"))).is_err());
+        assert!(decode(&bytes(&format!("{{\"x\":{deep}"))).is_err());
+        assert!(decode_topic(&bytes(&deep)).is_err());
+    }
+
+    #[test]
+    fn takes_bare_bodies_of_topics() {
+        for body in [
+            r#"{"range":1}"#,
+            "3",
+            "null",
+            r#"{"data":1}"#,
+            r#"{"data":1,"meta":2}"#,
+            r#"{"data":1,"meta":{},"x":1}"#,
+        ] {
+            assert_eq!(
+                decode_topic(&bytes(body)).unwrap().data.as_ref(),
+                body.as_bytes(),
+                "{body}"
+            );
+        }
+        assert_eq!(
+            decode_topic(&bytes(r#"{"data":1,"meta":{}}"#))
+                .unwrap()
+                .data
+                .as_ref(),
+            b"1"
+        );
+        assert!(decode_topic(&bytes("nope")).is_err());
+    }
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[a-z]{1,8}", any::<String>()]
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_wrote(
+            id in prop::option::of(text()), correlation_id in prop::option::of(text()),
+            reply_to in prop::option::of("[a-z]{1,8}"), timestamp in any::<Option<u64>>(), timeout_ms in any::<Option<u64>>(),
+            headers in prop::collection::vec((text(), text()), 0..4),
+            error in prop::option::of((text(), text(), any::<bool>())),
+        ) {
+            let mut message = Envelope { data: Bytes::from_static(b"{\"a\":1}"), meta: Meta {
+                id, correlation_id, reply_to, timestamp, timeout_ms, ..Meta::default()
+            }};
+            for (name, value) in headers {
+                message.meta.headers.insert(name, value);
+            }
+            message.meta.error = error.map(|(code, message, details)| WireError {
+                code, message,
+                details: if details { Bytes::from_static(b"[1]") } else { Bytes::new() },
+                execution: details.then_some(Execution::Failed),
+            });
+            let wire = Bytes::from(encode(&message, None));
+            prop_assert_eq!(decode(&wire).unwrap(), (message.clone(), Dialect::Native));
+            prop_assert_eq!(decode_topic(&wire).unwrap(), message);
+        }
+
+        #[test]
+        fn takes_any_bytes(junk in prop::collection::vec(any::<u8>(), 0..64)) {
+            let junk = Bytes::from(junk);
+            let _ = (decode(&junk), decode_topic(&junk));
+        }
+    }
+}

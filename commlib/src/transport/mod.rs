@@ -1,0 +1,445 @@
+//! The transport contract: what a backend does, and nothing that can be done once above it.
+//!
+//! A transport moves opaque messages. Request/reply matching, deadlines, cancellation, retries, dispatch and
+//! subscriber buffers live in the layers above. The contract has these clauses, each with a test of its number in
+//! the conformance suite:
+//!
+//! 1. **Work queue.** Of all consumers of an address, in all processes, exactly one gets a message.
+//! 2. **Topic.** Every subscription whose pattern matches gets a message once, however many of its patterns, or of
+//!    its neighbours on the same connection, match too.
+//! 3. **Group.** Of the subscriptions of one group name, exactly one gets a message.
+//! 4. **Inbox.** A reply reaches the node that sent the request, with the request's id.
+//! 5. **Accepted.** A resolved send or publish means that the broker has it; [`Accepted`] says what else it means.
+//! 6. **Permit first.** A message is taken from a work queue or a group only while a permit of the consumer's
+//!    semaphore is held for it; the permit is released when the reply is at the broker.
+//! 7. **One reply.** A responder is used once. One that is dropped unused gives the message back if the broker can
+//!    take it back, and loses it otherwise.
+//! 8. **Reply addresses.** A reply is written only to an address of the forms that requesters own. Any other is
+//!    dropped, counted and logged.
+//! 9. **No responders.** Where [`Capabilities::no_responders`] is set, a request to an address that no consumer
+//!    serves fails with [`TransportErrorKind::NoResponders`] without waiting.
+//! 10. **Ended.** Dropping a consumer or subscription ends it; nothing is delivered after `stop` resolved.
+//! 11. **Connection lost.** Requests in flight end at once through [`ReplySink`]; what is being sent ends with an
+//!     error that says whether it may have arrived.
+//! 12. **Restored.** The connection, consumers and subscriptions come back without a limit of tries, with jittered
+//!     backoff; subscriptions are told of the gap.
+//! 13. **Bounded.** No method waits without a limit, and no peer makes a buffer grow without one.
+//! 14. **Malformed.** A message that can't be read is handed up as such, with the reply address if there is one. It
+//!     never stops a consumer.
+//! 15. **Expired.** A message is not kept for longer than its time to live plus 60 s, and nothing temporary survives
+//!     its owner by more than 60 s.
+
+#[cfg(feature = "amqp")]
+pub(crate) mod amqp;
+pub(crate) mod backoff;
+#[cfg(feature = "memory")]
+pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+pub(crate) mod url;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::address::{Address, Pattern};
+use crate::envelope::{Dialect, Envelope, Malformed};
+use crate::error::{ConnectError, Execution, Status, StatusCode};
+
+pub use url::BrokerUrl;
+
+/// A backend. See the [module](self) for the numbered clauses.
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// `memory`, `redis` or `amqp`, for messages and spans.
+    fn name(&self) -> &'static str;
+
+    /// What this backend can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The state of the connection, now and as it changes.
+    fn state(&self) -> watch::Receiver<ConnectionState>;
+
+    /// Opens the inbox that replies come to. Called once, before the first request.
+    ///
+    /// Dropping the future leaves no half-open inbox behind.
+    fn open_inbox(&self, sink: Arc<dyn ReplySink>) -> BoxFuture<'_, Result<(), TransportError>>;
+
+    /// Queues a request and returns at once. `Ok` promises exactly one later call of [`ReplySink::reply`],
+    /// [`ReplySink::failed`] or [`ReplySink::lost`], unless [`forget`](Self::forget) comes first or the request is
+    /// never answered. How many requests are in flight is limited above.
+    ///
+    /// # Errors
+    /// `Disconnected`, `Closed` and `TooLarge`, always with [`Execution::DidNotRun`].
+    fn request(&self, request: Request) -> Result<(), TransportError>;
+
+    /// The caller of a request is gone: whatever the transport keeps for it can go. Returns whether the request
+    /// certainly never left this process.
+    fn forget(&self, id: &str) -> bool;
+
+    /// Sends to a work queue without asking for a reply. Resolves when the broker has it.
+    ///
+    /// Dropping the future does not unsend.
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>>;
+
+    /// Publishes to a topic. Resolves when the broker has it.
+    ///
+    /// Dropping the future does not unsend.
+    fn publish(&self, address: Address, message: Envelope)
+    -> BoxFuture<'_, Result<Accepted, TransportError>>;
+
+    /// Takes from work queues until the handle is stopped or dropped. Resolves when requests are being taken.
+    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>>;
+
+    /// Listens to a topic pattern until the handle is stopped or dropped. Resolves when the broker has confirmed.
+    fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>>;
+
+    /// Flushes what is queued, removes what is temporary and closes, within the limit.
+    ///
+    /// # Errors
+    /// When something could not be flushed in time.
+    fn close(&self, limit: Duration) -> BoxFuture<'_, Result<(), TransportError>>;
+}
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// A request that nobody serves fails at once.
+    pub no_responders: bool,
+    /// Subscriptions can share the messages as a group.
+    pub groups: bool,
+    /// A request that was taken but not started can be given to another consumer.
+    pub give_back: bool,
+    /// The broker drops expired requests by itself.
+    pub expires: bool,
+}
+
+/// The state of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// Not connected, trying.
+    Connecting {
+        /// Tries since the connection was last up.
+        attempt: u32,
+        /// Why the last one failed; empty before the first.
+        reason: String,
+    },
+    /// Connected.
+    Connected {
+        /// Counts the connections of this transport, from 1.
+        generation: u64,
+    },
+    /// The broker takes no publishes now (memory or disk alarm); everything else works.
+    Blocked {
+        /// What the broker said.
+        reason: String,
+    },
+    /// Closed by this side for good.
+    Closed,
+}
+
+impl ConnectionState {
+    /// Whether messages can be sent.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected { .. })
+    }
+}
+
+/// A message to a work queue.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The work queue.
+    pub address: Address,
+    /// The message; [`Meta::id`](crate::envelope::Meta::id) is set and unique.
+    pub message: Envelope,
+    /// How long it is worth delivering.
+    pub time_to_live: Duration,
+}
+
+/// What the broker promised for an accepted message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Accepted {
+    /// It survives a restart of the broker.
+    pub durable: bool,
+    /// How many receivers there were, where the broker says so.
+    pub receivers: Option<u64>,
+}
+
+/// Takes replies. Calls never block.
+pub trait ReplySink: Send + Sync + 'static {
+    /// A reply to the request with this id.
+    fn reply(&self, id: &str, reply: Envelope);
+
+    /// A reply that can't be read.
+    fn malformed(&self, id: &str, error: Malformed);
+
+    /// The request with this id failed on its way.
+    fn failed(&self, id: &str, error: TransportError);
+
+    /// Every request that is still in flight failed.
+    fn lost(&self, error: TransportError);
+}
+
+/// What to take from work queues.
+pub struct ConsumeSpec {
+    /// The name of the service, for logs and names at the broker.
+    pub service: String,
+    /// The work queues.
+    pub addresses: Vec<Address>,
+    /// Bounds what is taken and not yet answered (clause 6).
+    pub permits: Arc<Semaphore>,
+    /// How many permits there are in all.
+    pub concurrency: u32,
+    /// Messages with larger bodies are handed up as [`Taken::TooLarge`], in bytes.
+    pub max_body: usize,
+    /// Takes the messages.
+    pub sink: Arc<dyn RequestSink>,
+}
+
+/// Takes requests. Calls never block.
+pub trait RequestSink: Send + Sync + 'static {
+    /// One request.
+    fn deliver(&self, delivery: Delivery);
+}
+
+/// A request that was taken.
+pub struct Delivery {
+    /// Where it came from: an index into [`ConsumeSpec::addresses`].
+    pub address: usize,
+    /// What came.
+    pub taken: Taken,
+    /// Whether the broker delivered it before, so that its handler may have run.
+    pub redelivered: bool,
+    /// Answers it, and holds its permit.
+    pub responder: Box<dyn Responder>,
+}
+
+/// What came.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Taken {
+    /// A message.
+    Message(Envelope),
+    /// Bytes that are no message.
+    Malformed(Malformed),
+    /// A message with a body over the limit, which was not read.
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+    },
+}
+
+/// Ends the handling of one request; used once. Calls never block.
+pub trait Responder: Send {
+    /// Whether the sender waits for an answer at an address that may be answered.
+    fn wants_reply(&self) -> bool;
+
+    /// Queues the one reply, acknowledges, and releases the permit when the broker has it. The transport sets
+    /// reply address and correlation id.
+    fn reply(self: Box<Self>, reply: Envelope);
+
+    /// Acknowledges without a reply.
+    fn finish(self: Box<Self>);
+
+    /// Gives a request that was not started to another consumer, where the broker can.
+    fn give_back(self: Box<Self>);
+}
+
+/// Takes from work queues. Dropping it stops without waiting.
+pub trait Consumer: Send + Sync {
+    /// Stops taking; nothing is delivered once this has resolved. Replies still go out.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What to listen to.
+pub struct SubscribeSpec {
+    /// The pattern.
+    pub pattern: Pattern,
+    /// Share the messages with the other subscriptions of this group.
+    pub group: Option<Group>,
+    /// Messages with larger bodies are dropped and reported as lagged, in bytes.
+    pub max_body: usize,
+    /// Takes the messages.
+    pub sink: Arc<dyn TopicSink>,
+}
+
+/// Membership of a group.
+pub struct Group {
+    /// The name, one level of an address.
+    pub name: String,
+    /// Bounds what is taken and not yet handled (clause 6).
+    pub permits: Arc<Semaphore>,
+    /// How many permits there are in all.
+    pub concurrency: u32,
+}
+
+/// Takes topic messages. Calls never block.
+pub trait TopicSink: Send + Sync + 'static {
+    /// One message.
+    fn message(&self, message: TopicMessage);
+
+    /// Messages were or may have been missed: the connection was away.
+    fn gap(&self);
+
+    /// A message was dropped because it was malformed or too large.
+    fn dropped(&self, reason: &str);
+}
+
+/// A message of a topic.
+pub struct TopicMessage {
+    /// The address that it was published to. From foreign publishers it may be outside the grammar.
+    pub address: String,
+    /// The message.
+    pub message: Envelope,
+    /// The permit of a group's message, released when it is handled.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Listens to a pattern. Dropping it ends it without waiting.
+pub trait Subscription: Send + Sync {
+    /// Ends it; nothing is delivered once this has resolved.
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Why a transport failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransportErrorKind {
+    /// Nobody consumes the address.
+    NoResponders,
+    /// The queue is at its limit.
+    QueueFull,
+    /// The broker has no memory or disk left for messages, or blocks publishers.
+    Blocked,
+    /// There is no connection now.
+    Disconnected,
+    /// The message is larger than the broker takes.
+    TooLarge,
+    /// The broker does not allow it to this user.
+    Forbidden,
+    /// A queue or key exists with other properties or of another type.
+    Conflict,
+    /// The broker did not answer within the transport's own limit.
+    Timeout,
+    /// The backend lacks what was asked for.
+    Unsupported,
+    /// The transport is closed.
+    Closed,
+    /// The broker answered what it should not.
+    Protocol,
+}
+
+/// A transport's failure.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct TransportError {
+    /// Why.
+    pub kind: TransportErrorKind,
+    /// What happened to the message.
+    pub execution: Execution,
+    /// What happened, where, and what to do. Never a secret, never a body.
+    pub message: String,
+}
+
+impl TransportError {
+    /// An error of something that certainly did not happen.
+    #[must_use]
+    pub fn did_not_run(kind: TransportErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            execution: Execution::DidNotRun,
+            message: message.into(),
+        }
+    }
+
+    /// An error of something that may have happened nevertheless.
+    #[must_use]
+    pub fn may_have_run(kind: TransportErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            execution: Execution::MayHaveRun,
+            message: message.into(),
+        }
+    }
+
+    /// The error of every operation after `close`.
+    #[must_use]
+    pub fn closed() -> Self {
+        Self::did_not_run(TransportErrorKind::Closed, "the connection is closed")
+    }
+}
+
+impl From<TransportError> for Status {
+    fn from(error: TransportError) -> Self {
+        let code = match error.kind {
+            TransportErrorKind::NoResponders => StatusCode::NoResponders,
+            TransportErrorKind::QueueFull | TransportErrorKind::Blocked | TransportErrorKind::TooLarge => {
+                StatusCode::ResourceExhausted
+            }
+            TransportErrorKind::Disconnected | TransportErrorKind::Closed => StatusCode::Unavailable,
+            TransportErrorKind::Forbidden => StatusCode::PermissionDenied,
+            TransportErrorKind::Timeout => StatusCode::DeadlineExceeded,
+            TransportErrorKind::Unsupported => StatusCode::Unimplemented,
+            TransportErrorKind::Conflict | TransportErrorKind::Protocol => StatusCode::Internal,
+        };
+        Self::new(code, error.message).with_execution(error.execution)
+    }
+}
+
+/// Where replies come back on AMQP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ReplyRoute {
+    /// RabbitMQ's Direct Reply-to: no queue.
+    #[default]
+    Direct,
+    /// An exclusive queue of this node, bound to the direct exchange `commlib.reply`.
+    Queue,
+}
+
+/// What a transport is connected with.
+#[derive(Debug, Clone)]
+pub(crate) struct TransportOptions {
+    /// Returns from connecting before there is a connection, and keeps trying.
+    pub(crate) lazy: bool,
+    /// How long one try of connecting may take, greeting and login included.
+    pub(crate) connect_timeout: Duration,
+    /// Limit for each operation at the broker that has no deadline of its own.
+    pub(crate) operation_timeout: Duration,
+    /// Bodies in either direction, in bytes.
+    pub(crate) max_body: usize,
+    /// The form that clients and publishers write.
+    pub(crate) dialect: Dialect,
+    /// Only AMQP has a choice.
+    pub(crate) reply_route: ReplyRoute,
+    /// A name for this node at the broker: 24 characters of `[A-Za-z0-9_-]`, unguessable.
+    pub(crate) node_id: String,
+}
+
+/// Connects the transport that the URL names.
+pub(crate) async fn connect(
+    url: &BrokerUrl,
+    options: TransportOptions,
+) -> Result<Arc<dyn Transport>, ConnectError> {
+    match url.scheme() {
+        #[cfg(feature = "memory")]
+        url::Scheme::Memory => Ok(memory::connect(url, &options)),
+        #[cfg(feature = "redis")]
+        url::Scheme::Redis | url::Scheme::Rediss | url::Scheme::RedisUnix => {
+            redis::connect(url, options).await
+        }
+        #[cfg(feature = "amqp")]
+        url::Scheme::Amqp | url::Scheme::Amqps => amqp::connect(url, options).await,
+        #[cfg(not(all(feature = "memory", feature = "redis", feature = "amqp")))]
+        scheme => Err(ConnectError::NotBuilt {
+            scheme: scheme.as_str(),
+            feature: scheme.feature(),
+        }),
+    }
+}

@@ -5,4 +5,3 @@ pub mod error;
 pub mod transport;
 pub use address::{Address, Pattern, Template};
 pub use error::*;
-

@@ -1,1 +1,30 @@
-//! Test kit.
+//! The test kit: real brokers, a fault proxy, child processes and waiting with a limit.
+//!
+//! Everything that the kit starts is ended by its own process id, also when a test panics or the test
+//! process itself is killed: a small shell process sees the end of the test process and strikes then. A
+//! broker whose binary is missing fails the test with a message that names the script which installs it.
+//!
+//! - [`RedisServer`], [`RabbitMq`]: an own broker for a test that hurts it (`start`), or one that all tests
+//!   of a run share (`shared`), where tests keep apart by [`unique`] names.
+
+mod blocking;
+mod locate;
+mod log;
+mod net;
+mod process;
+mod rabbitmq;
+mod reaper;
+mod redis;
+mod resp;
+mod shared;
+mod slot;
+mod temp;
+mod unique;
+
+pub use rabbitmq::{RabbitMq, RabbitNode, SharedRabbitMq};
+pub use redis::{RedisNode, RedisServer, SharedRedis};
+pub use resp::{Reply, RespClient};
+pub use temp::TempDir;
+pub use unique::unique;
+
+pub use nix::sys::signal::Signal;

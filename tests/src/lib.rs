@@ -6,12 +6,17 @@
 //!
 //! - [`RedisServer`], [`RabbitMq`]: an own broker for a test that hurts it (`start`), or one that all tests
 //!   of a run share (`shared`), where tests keep apart by [`unique`] names.
+//! - [`FaultProxy`]: a relay in front of a broker that delays, loses and cuts on demand.
+//! - [`Program`], [`Child`]: the examples and Python nodes as child processes, with their output.
+//! - [`eventually`]: waits for a condition instead of sleeping for luck.
 
 mod blocking;
+mod child;
 mod locate;
 mod log;
 mod net;
 mod process;
+mod proxy;
 mod rabbitmq;
 mod reaper;
 mod redis;
@@ -20,11 +25,15 @@ mod shared;
 mod slot;
 mod temp;
 mod unique;
+mod wait;
 
+pub use child::{Child, Finished, Program};
+pub use proxy::{Direction, FaultProxy, Flow};
 pub use rabbitmq::{RabbitMq, RabbitNode, SharedRabbitMq};
 pub use redis::{RedisNode, RedisServer, SharedRedis};
 pub use resp::{Reply, RespClient};
 pub use temp::TempDir;
 pub use unique::unique;
+pub use wait::{Condition, eventually};
 
 pub use nix::sys::signal::Signal;

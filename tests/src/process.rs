@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -33,6 +33,17 @@ impl<'a> Process<'a> {
             file.unwrap_or_else(|error| panic!("could not open the log {}: {error}", log.display()))
         };
         Self::start(command, open().into(), open().into(), reaper)
+    }
+
+    /// Starts `command` with no input; its output comes through the two pipes.
+    pub(crate) fn start_piped(command: &Command, reaper: &'a Reaper) -> (Self, ChildStdout, ChildStderr) {
+        let process = Self::start(command, Stdio::piped(), Stdio::piped(), reaper);
+        let mut child = process.child.lock();
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            panic!("no output pipes from {command:?}");
+        };
+        drop(child);
+        (process, stdout, stderr)
     }
 
     fn start(command: &Command, stdout: Stdio, stderr: Stdio, reaper: &'a Reaper) -> Self {

@@ -198,6 +198,8 @@ impl RabbitNode {
         self.environment(&mut command);
         let process = Process::start_logged(&command, &self.log(), reaper);
         self.until_ready("rabbitmq-server", &process, || self.handshake())?;
+        // The listener is there a moment before the rest of the server, such as what rabbitmqctl asks.
+        self.run_ctl(&["await_startup".to_owned()])?;
         Ok(process)
     }
 

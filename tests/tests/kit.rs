@@ -1,11 +1,11 @@
 //! Tests of the test kit itself: a kit that is wrong makes every other test worthless.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use commlib_tests::{RabbitMq, RedisServer, Reply, unique};
+use commlib_tests::{RabbitMq, RedisServer, Reply, TempDir, unique};
 
 #[tokio::test]
 async fn redis_answers_and_keeps_data_over_kill_and_restart() {
@@ -91,6 +91,19 @@ async fn rabbitmq_takes_commands_and_comes_back() {
     );
     let error = rabbit.try_ctl(&["no_such_command"]).await;
     assert!(error.is_err(), "{error:?}");
+    rabbit.freeze();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", rabbit.port())).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    stream.write_all(b"AMQP\x00\x00\x09\x01").unwrap();
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(
+        error.kind(),
+        std::io::ErrorKind::WouldBlock,
+        "a frozen server answered"
+    );
+    rabbit.thaw();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.read_exact(&mut [0]).unwrap();
     rabbit.kill().await;
     rabbit.restart().await;
     assert_ne!(rabbit.pid(), first);
@@ -192,15 +205,7 @@ fn a_killed_test_leaves_no_rabbitmq() {
     });
     until("its folder exists", || !folder.exists());
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
-    let left = processes().filter(|pid| {
-        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(&folder)) && runs(*pid)
-    });
-    assert_eq!(
-        left.collect::<Vec<_>>(),
-        [],
-        "processes still in {}",
-        folder.display()
-    );
+    assert_eq!(processes_in(&folder), []);
 }
 
 #[test]
@@ -216,6 +221,61 @@ fn a_shared_broker_ends_with_the_one_that_runs_the_tests() {
     until("its folder exists", || {
         !Path::new(&socket).ancestors().nth(2).unwrap().exists()
     });
+}
+
+#[test]
+fn a_failing_test_shows_what_its_processes_said_and_leaves_none() {
+    let done = Command::new(env!("CARGO_BIN_EXE_leave-behind"))
+        .arg("failing")
+        .output()
+        .unwrap();
+    assert!(!done.status.success());
+    let said = String::from_utf8(done.stderr).unwrap();
+    for text in [
+        "as asked",
+        "out | said",
+        "err | cried",
+        "log of redis-server",
+        "Ready to accept connections",
+    ] {
+        assert!(said.contains(text), "no {text:?} in: {said}");
+    }
+    let first = String::from_utf8(done.stdout).unwrap();
+    let folder = first
+        .trim()
+        .split_once("redis+unix://")
+        .unwrap()
+        .1
+        .trim_end_matches("/redis.sock");
+    until("its folder exists", || !Path::new(folder).exists());
+    assert_eq!(processes_in(Path::new(folder)), []);
+}
+
+#[test]
+fn a_missing_broker_fails_and_names_the_remedy() {
+    // A PATH with nothing but what the reaper needs.
+    let tools = TempDir::new("tools");
+    for tool in ["sh", "sleep", "rm"] {
+        std::os::unix::fs::symlink(format!("/bin/{tool}"), tools.path().join(tool)).unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leave-behind"));
+    let done = command.arg("redis").env("PATH", tools.path()).output().unwrap();
+    assert!(!done.status.success());
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        said.contains("`redis-server` is not installed") && said.contains("scripts/test"),
+        "{said}"
+    );
+}
+
+/// The processes that have `folder` as their working folder.
+fn processes_in(folder: &Path) -> Vec<u32> {
+    let here = |pid: &u32| {
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
+        // A folder that has been removed has another ending.
+        cwd.is_ok_and(|cwd| cwd.to_string_lossy().starts_with(&*folder.to_string_lossy())) && runs(*pid)
+    };
+    processes().filter(here).collect()
 }
 
 fn processes() -> impl Iterator<Item = u32> {

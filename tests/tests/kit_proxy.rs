@@ -88,7 +88,7 @@ async fn delay_adds_time_but_keeps_the_rate() {
     assert_eq!(read(&mut stream, 10).await, b"xxxxxxxxxx");
     let time = start.elapsed();
     assert!(time >= Duration::from_millis(200), "{time:?}");
-    assert!(time < Duration::from_millis(1_000), "delays add up: {time:?}");
+    assert!(time < Duration::from_millis(1_900), "delays add up: {time:?}");
     proxy.set(Flow::Delay(Duration::from_secs(60)));
     stream.write_all(b"y").await.unwrap();
     silent(&mut stream).await;

@@ -421,3 +421,43 @@ impl NodeError {
         }
     }
 }
+
+/// A failure whose own error type, if it has one, is still encoded: what middleware and generated code see.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The method's own error.
+    App(AppFailure),
+    /// As in [`CallError::Status`].
+    Status(Status),
+    /// As in [`CallError::Local`].
+    Local(LocalError),
+}
+
+/// The method's own error, encoded.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct AppFailure {
+    /// For people: the error's `Display`.
+    pub message: String,
+    /// The encoded error.
+    pub details: bytes::Bytes,
+}
+
+impl AppFailure {
+    pub(crate) fn new(message: String, details: bytes::Bytes) -> Self {
+        Self { message, details }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<LocalError> for Failure {
+    fn from(error: LocalError) -> Self {
+        Self::Local(error)
+    }
+}

@@ -33,7 +33,7 @@
 pub(crate) mod amqp;
 pub(crate) mod backoff;
 #[cfg(feature = "memory")]
-pub(crate) mod memory;
+pub mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 pub(crate) mod url;
@@ -72,7 +72,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// never answered. How many requests are in flight is limited above.
     ///
     /// # Errors
-    /// `Disconnected`, `Closed` and `TooLarge`, always with [`Execution::DidNotRun`].
+    /// What is known at once, always with [`Execution::DidNotRun`]; `Disconnected` makes the caller wait for a connection.
     fn request(&self, request: Request) -> Result<(), TransportError>;
 
     /// The caller of a request is gone: whatever the transport keeps for it can go. Returns whether the request
@@ -372,6 +372,15 @@ impl TransportError {
     #[must_use]
     pub fn closed() -> Self {
         Self::did_not_run(TransportErrorKind::Closed, "the connection is closed")
+    }
+
+    /// The error of requests in flight when the transport is closed.
+    #[must_use]
+    pub fn closed_in_flight() -> Self {
+        Self::may_have_run(
+            TransportErrorKind::Closed,
+            "the node was shut down before the reply came",
+        )
     }
 }
 

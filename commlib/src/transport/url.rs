@@ -57,7 +57,7 @@ impl Scheme {
 
     const fn settings(self) -> &'static [&'static str] {
         match self {
-            Self::Memory => &["dialect"],
+            Self::Memory => &[],
             Self::Redis | Self::Rediss | Self::RedisUnix => &["dialect"],
             Self::Amqp | Self::Amqps => &["dialect", "reply", "heartbeat"],
         }
@@ -182,10 +182,14 @@ impl BrokerUrl {
             allowed.push("db");
         }
         if !allowed.contains(&name) {
-            return Err(ConnectError::Url(format!(
-                "unknown setting `{name}`; {}:// takes {}",
-                self.scheme.as_str(),
+            let scheme = self.scheme.as_str();
+            let takes = if allowed.is_empty() {
+                "none".to_owned()
+            } else {
                 allowed.join(", ")
+            };
+            return Err(ConnectError::Url(format!(
+                "unknown setting `{name}`; {scheme}:// takes {takes}"
             )));
         }
         let fine = match name {

@@ -1,0 +1,265 @@
+//! Calls in progress: builders that become futures.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::{MethodDescriptor, Retry};
+use crate::codec;
+use crate::envelope::Headers;
+use crate::error::{CallError, Failure, LocalError, NodeError, Status};
+use crate::message::{Message, ServiceError};
+use crate::middleware::{Invocation, Kind, Next, Outcome};
+use crate::node::{Node, Sending};
+use crate::runtime::scope::Scope;
+use crate::trace::TraceContext;
+use crate::transport::Accepted;
+
+/// What both builders hold.
+#[derive(Debug)]
+struct Parts {
+    node: Node,
+    method: &'static MethodDescriptor,
+    body: Result<Bytes, LocalError>,
+    headers: Headers,
+    timeout: Option<Duration>,
+}
+
+impl Parts {
+    /// When the caller stops waiting: its own limit, or what the request that is being served leaves.
+    fn deadline(&self, scope: &Scope) -> Instant {
+        let timeout = self
+            .timeout
+            .or(self.method.timeout)
+            .unwrap_or(self.node.config().call_timeout);
+        let own = Instant::now() + timeout;
+        scope.deadline.map_or(own, |inherited| inherited.min(own))
+    }
+
+    async fn run(&self, kind: Kind, body: Bytes, deadline: Instant, scope: &Scope) -> Outcome {
+        let address = &self.method.address;
+        let span = match kind {
+            Kind::Call => tracing::info_span!("commlib.call", %address, trace_id = tracing::field::Empty),
+            _ => tracing::info_span!("commlib.oneway", %address, trace_id = tracing::field::Empty),
+        };
+        let mut headers = self.headers.clone();
+        TraceContext::inject(&mut headers, scope, &span);
+        let invocation = Invocation::new(kind, address.clone(), headers, body, deadline);
+        let end = Sending { node: &self.node };
+        Next::new(&self.node.config().client_middleware, &end)
+            .run(invocation)
+            .instrument(span)
+            .await
+    }
+}
+
+/// A call that is made when it is awaited.
+///
+/// Awaiting it gives the method's result. The call ends by its deadline, whatever the broker and the peer do:
+/// by default [`NodeBuilder::call_timeout`](crate::NodeBuilder::call_timeout) from the moment it is awaited, less
+/// where the method or the call says so, and never later than the deadline of the request being served.
+///
+/// Dropping the future cancels the call: the server is told, and a request that was not started is not run.
+///
+/// # Errors
+/// [`CallError`]: the method's own error, a status with what happened to the work, or a local failure.
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Call<T, E> {
+    parts: Parts,
+    retry: Option<Retry>,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+impl<T, E> fmt::Debug for Call<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("address", &self.parts.method.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T, E> Call<T, E> {
+    pub(super) fn new(
+        node: Node,
+        method: &'static MethodDescriptor,
+        body: Result<Bytes, LocalError>,
+    ) -> Self {
+        let parts = Parts {
+            node,
+            method,
+            body,
+            headers: Headers::new(),
+            timeout: None,
+        };
+        Self {
+            parts,
+            retry: None,
+            result: PhantomData,
+        }
+    }
+
+    /// How long the whole call may take, retries included.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.parts.timeout = Some(timeout);
+        self
+    }
+
+    /// Adds a header, in place of an earlier one of the same name.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.parts.headers.insert(name, value);
+        self
+    }
+
+    /// Tries again where that is safe. See [`Retry`].
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+}
+
+impl<T: Message, E: ServiceError> Call<T, E> {
+    async fn run(mut self) -> Result<T, CallError<E>> {
+        let body = std::mem::replace(&mut self.parts.body, Ok(Bytes::new()))?;
+        let scope = Scope::current();
+        let deadline = self.parts.deadline(&scope);
+        let mut delays = self.retry.map(Retry::delays);
+        loop {
+            let error = match self.parts.run(Kind::Call, body.clone(), deadline, &scope).await {
+                Ok(reply) => {
+                    return codec::decode(&reply)
+                        .map_err(|reason| CallError::Local(LocalError::Decode(reason)));
+                }
+                Err(failure) => decode_failure(failure),
+            };
+            let delay = match &mut delays {
+                Some(delays) if Retry::allows(&error, self.parts.method.idempotent) => delays.next(),
+                _ => None,
+            };
+            match delay {
+                Some(delay) if Instant::now() + delay < deadline => tokio::time::sleep(delay).await,
+                _ => return Err(error),
+            }
+        }
+    }
+}
+
+fn decode_failure<E: ServiceError>(failure: Failure) -> CallError<E> {
+    match failure {
+        Failure::App(error) => match codec::decode(&error.details) {
+            Ok(app) => CallError::App(app),
+            Err(reason) => CallError::Local(LocalError::Decode(format!(
+                "the method failed with an error that is not of the declared type ({reason}): {}",
+                error.message
+            ))),
+        },
+        Failure::Status(status) => CallError::Status(status),
+        Failure::Local(error) => CallError::Local(error),
+    }
+}
+
+impl<T: Message, E: ServiceError> IntoFuture for Call<T, E> {
+    type Output = Result<T, CallError<E>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.run().boxed()
+    }
+}
+
+/// A request without a reply, sent when it is awaited.
+///
+/// Awaiting it tells whether the broker took the request; whether and how it ran stays unknown. It ends by its
+/// deadline as a [`Call`] does. Dropping the future does not take back what was sent.
+///
+/// # Errors
+/// [`NodeError`]: nothing was sent, or the broker refused it or nobody serves it where the transport can tell.
+#[must_use = "a request is not sent until it is awaited"]
+#[derive(Debug)]
+pub struct Oneway {
+    parts: Parts,
+}
+
+impl Oneway {
+    pub(super) fn new(
+        node: Node,
+        method: &'static MethodDescriptor,
+        body: Result<Bytes, LocalError>,
+    ) -> Self {
+        Self {
+            parts: Parts {
+                node,
+                method,
+                body,
+                headers: Headers::new(),
+                timeout: None,
+            },
+        }
+    }
+
+    /// How long sending may take, and how long the request is worth running.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.parts.timeout = Some(timeout);
+        self
+    }
+
+    /// Adds a header, in place of an earlier one of the same name.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.parts.headers.insert(name, value);
+        self
+    }
+}
+
+impl IntoFuture for Oneway {
+    type Output = Result<(), NodeError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(mut self) -> Self::IntoFuture {
+        async move {
+            let body = std::mem::replace(&mut self.parts.body, Ok(Bytes::new()))?;
+            let scope = Scope::current();
+            let deadline = self.parts.deadline(&scope);
+            self.parts
+                .run(Kind::Oneway, body, deadline, &scope)
+                .await
+                .map(drop)
+                .map_err(without_app)
+        }
+        .boxed()
+    }
+}
+
+/// The failure of something that has no error type of its own.
+pub(crate) fn without_app(failure: Failure) -> NodeError {
+    match failure {
+        Failure::App(error) => NodeError::Status(Status::new(crate::StatusCode::Internal, error.message)),
+        Failure::Status(status) => NodeError::Status(status),
+        Failure::Local(error) => NodeError::Local(error),
+    }
+}
+
+/// What a broker said about an accepted message, through the middleware, whose outcome is bytes.
+pub(crate) fn encode_accepted(accepted: Accepted) -> Bytes {
+    let mut bytes = vec![u8::from(accepted.durable)];
+    if let Some(receivers) = accepted.receivers {
+        bytes.extend_from_slice(&receivers.to_be_bytes());
+    }
+    bytes.into()
+}
+
+/// The reverse; a middleware that answered by itself says nothing.
+pub(crate) fn decode_accepted(bytes: &[u8]) -> Accepted {
+    Accepted {
+        durable: bytes.first() == Some(&1),
+        receivers: bytes
+            .get(1..9)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_be_bytes),
+    }
+}

@@ -1,0 +1,88 @@
+//! What a handler knows about the request that it serves.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::address::Address;
+use crate::envelope::Headers;
+use crate::node::Node;
+
+/// The request being served. Take it as an argument `ctx: &RequestContext` of a method; it never travels.
+#[derive(Debug)]
+pub struct RequestContext {
+    pub(crate) node: Node,
+    pub(crate) address: Address,
+    pub(crate) id: Option<String>,
+    pub(crate) headers: Headers,
+    pub(crate) deadline: Instant,
+    pub(crate) canceled: CancellationToken,
+    pub(crate) redelivered: bool,
+}
+
+impl RequestContext {
+    /// The method's address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The request's id, if the caller gave one. Untrusted text.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// A header of the request. Untrusted text.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)
+    }
+
+    /// All headers of the request. Untrusted text.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// When the caller stops waiting. Calls made by the handler inherit it.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// How long the caller still waits.
+    #[must_use]
+    pub fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether the caller gave up, by dropping its call or because the time ran out.
+    #[must_use]
+    pub fn is_canceled(&self) -> bool {
+        self.canceled.is_cancelled() || self.deadline <= Instant::now()
+    }
+
+    /// Resolves when [`is_canceled`](Self::is_canceled) becomes true. A handler is never aborted; it may stop here.
+    ///
+    /// Cancellation safe.
+    pub async fn canceled(&self) {
+        tokio::select! {
+            () = self.canceled.cancelled() => {}
+            () = tokio::time::sleep_until(self.deadline) => {}
+        }
+    }
+
+    /// Whether the broker delivered the request before, so that an earlier run may have begun.
+    #[must_use]
+    pub fn is_redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// The node that serves the request, to make further calls with.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+}

@@ -1,0 +1,64 @@
+//! Remote procedure calls: the client that generated code builds on, calls in progress, and serving.
+
+mod call;
+mod client;
+mod context;
+mod retry;
+mod server;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::address::Address;
+use crate::error::Failure;
+
+pub use call::{Call, Oneway};
+pub(crate) use call::{decode_accepted, encode_accepted, without_app};
+pub use client::RpcClient;
+pub use context::RequestContext;
+pub use retry::Retry;
+pub(crate) use server::Server;
+pub use server::{ServeRpc, ServerHandle};
+
+/// What is fixed about a service: its name and methods.
+#[derive(Debug)]
+pub struct ServiceDescriptor {
+    /// The name of the service, one or more levels.
+    pub name: &'static str,
+    /// The methods in the order of the trait.
+    pub methods: &'static [&'static MethodDescriptor],
+}
+
+/// What is fixed about a method.
+#[derive(Debug)]
+pub struct MethodDescriptor {
+    /// Its name on the wire: the last level of its address.
+    pub name: &'static str,
+    /// Where requests go.
+    pub address: Address,
+    /// How long a call may take unless the call says otherwise.
+    pub timeout: Option<Duration>,
+    /// Whether it may run twice.
+    pub idempotent: bool,
+    /// Whether it has no reply.
+    pub oneway: bool,
+}
+
+/// The encoded reply of a handler, or why there is none.
+pub type HandlerResult = Result<Bytes, Failure>;
+
+/// A service behind the wire, without its types: implemented by generated code.
+pub trait RpcService: Send + Sync + 'static {
+    /// Name and methods.
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+
+    /// Runs the method of this name.
+    fn call<'a>(
+        &'a self,
+        method: &'a str,
+        context: &'a RequestContext,
+        body: &'a [u8],
+    ) -> BoxFuture<'a, HandlerResult>;
+}

@@ -1,0 +1,110 @@
+//! What a running server or topic handler is made of, and how it drains.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Execution, NodeError, Status, StatusCode};
+use crate::transport::{Consumer, Subscription};
+
+/// How long handlers that were told to stop may take before they are ended.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// Something that messages come from.
+pub(crate) enum Source {
+    Consumer(Box<dyn Consumer>),
+    Subscription(Box<dyn Subscription>),
+}
+
+impl Source {
+    async fn stop(&self) {
+        match self {
+            Self::Consumer(consumer) => consumer.stop().await,
+            Self::Subscription(subscription) => subscription.stop().await,
+        }
+    }
+}
+
+/// A running server or handler.
+pub(crate) struct Serving {
+    name: String,
+    sources: Mutex<Vec<Source>>,
+    pub(crate) tasks: TaskTracker,
+    /// Tells handlers to stop.
+    pub(crate) canceled: CancellationToken,
+    /// Ends handlers that did not.
+    pub(crate) ended: CancellationToken,
+    stopping: CancellationToken,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving")
+            .field("name", &self.name)
+            .field("running", &self.tasks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    pub(crate) fn new(name: impl Into<String>) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            sources: Mutex::default(),
+            tasks: TaskTracker::new(),
+            canceled: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            stopping: CancellationToken::new(),
+        })
+    }
+
+    pub(crate) fn add(&self, source: Source) {
+        self.sources.lock().push(source);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Stops taking, waits for what runs until the deadline, then tells it to stop, then ends it.
+    pub(crate) async fn shutdown(&self, deadline: Instant) -> Result<(), NodeError> {
+        self.stopping.cancel();
+        let sources = std::mem::take(&mut *self.sources.lock());
+        let stop = futures_util::future::join_all(sources.iter().map(Source::stop));
+        let stopped = tokio::time::timeout_at(deadline.max(Instant::now() + GRACE), stop)
+            .await
+            .is_ok();
+        drop(sources);
+        self.tasks.close();
+        if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_ok() {
+            return if stopped {
+                Ok(())
+            } else {
+                Err(self.late("the broker did not confirm the stop in time"))
+            };
+        }
+        let running = self.tasks.len();
+        self.canceled.cancel();
+        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+            self.ended.cancel();
+            // Ended tasks only have their last reply to hand over.
+            let _ = tokio::time::timeout(GRACE, self.tasks.wait()).await;
+        }
+        Err(self.late(&format!(
+            "{running} handlers did not finish in time and were ended"
+        )))
+    }
+
+    fn late(&self, what: &str) -> NodeError {
+        Status::new(
+            StatusCode::DeadlineExceeded,
+            format!("shutting down `{}`: {what}", self.name),
+        )
+        .with_execution(Execution::MayHaveRun)
+        .into()
+    }
+}

@@ -1,0 +1,294 @@
+//! Subscriptions: streams of typed messages and of notices about what was missed.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::buffer::{Buffer, Item};
+use super::{Captures, TopicDescriptor};
+use crate::address::{Address, Pattern};
+use crate::codec;
+use crate::envelope::Headers;
+use crate::error::NodeError;
+use crate::message::{CaptureError, Message};
+use crate::node::Node;
+use crate::transport::{self, Group, SubscribeSpec, TopicMessage, TopicSink};
+
+/// Subscribes through a node; what generated subscribers are made of. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TopicSubscriber {
+    node: Node,
+}
+
+impl TopicSubscriber {
+    /// A subscriber of this node.
+    #[must_use]
+    pub fn new(node: &Node) -> Self {
+        Self { node: node.clone() }
+    }
+
+    /// Prepares a subscription. Nothing is listened to before it is awaited.
+    pub fn subscribe<M: Message, C: Captures>(
+        &self,
+        topic: &'static TopicDescriptor,
+        selectors: Vec<Result<Option<String>, CaptureError>>,
+    ) -> Subscribe<M, C> {
+        let pattern = select(topic, selectors);
+        Subscribe {
+            node: self.node.clone(),
+            topic,
+            pattern,
+            buffer: 256,
+            group: None,
+            message: PhantomData,
+        }
+    }
+}
+
+fn select(
+    topic: &'static TopicDescriptor,
+    selectors: Vec<Result<Option<String>, CaptureError>>,
+) -> Result<Pattern, NodeError> {
+    let bad = |reason: String| NodeError::Address {
+        text: topic.template.to_string(),
+        reason,
+    };
+    let levels = selectors
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| bad(error.to_string()))?;
+    topic
+        .template
+        .pattern(&levels)
+        .map_err(|error| bad(format!("with the levels {levels:?}, {error}")))
+}
+
+/// A subscription that begins when it is awaited, which resolves when the broker has confirmed it.
+///
+/// # Errors
+/// [`NodeError`] when a level is unusable, or the broker refuses or does not answer within
+/// [`NodeBuilder::operation_timeout`](crate::NodeBuilder::operation_timeout).
+#[must_use = "nothing is listened to until it is awaited"]
+pub struct Subscribe<M, C> {
+    node: Node,
+    topic: &'static TopicDescriptor,
+    pattern: Result<Pattern, NodeError>,
+    buffer: usize,
+    group: Option<String>,
+    message: PhantomData<fn() -> (M, C)>,
+}
+
+impl<M, C> fmt::Debug for Subscribe<M, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscribe")
+            .field("pattern", &self.pattern)
+            .field("group", &self.group)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M, C> Subscribe<M, C> {
+    /// How many messages wait for a slow reader before the oldest are dropped, at least 1. Default 256.
+    pub fn buffer(mut self, messages: usize) -> Self {
+        self.buffer = messages.max(1);
+        self
+    }
+
+    /// Shares the messages with the other subscriptions of this group, on all nodes: each message goes to one of
+    /// them. The name is one level of an address. A reader that is slow takes fewer; none are dropped here.
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.group = Some(name.into());
+        self
+    }
+}
+
+impl<M: Message, C: Captures> IntoFuture for Subscribe<M, C> {
+    type Output = Result<Subscription<M, C>, NodeError>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        async move {
+            let buffer = Buffer::new(self.buffer);
+            let group = self.group.map(|name| (name, self.buffer));
+            let handle = start(
+                &self.node,
+                self.pattern?,
+                group,
+                Arc::clone(&buffer) as Arc<dyn TopicSink>,
+            )
+            .await?;
+            Ok(Subscription {
+                buffer,
+                topic: self.topic,
+                handle,
+                message: PhantomData,
+            })
+        }
+        .boxed()
+    }
+}
+
+/// Subscribes at the transport, once there is a connection.
+pub(super) async fn start(
+    node: &Node,
+    pattern: Pattern,
+    group: Option<(String, usize)>,
+    sink: Arc<dyn TopicSink>,
+) -> Result<Box<dyn transport::Subscription>, NodeError> {
+    node.check_open()?;
+    if let Some((name, _)) = &group {
+        let one_level = Address::new(name).is_ok() && !name.contains('.');
+        if !one_level {
+            let reason = "a group's name is one level of an address: letters, digits, `_` and `-`".to_owned();
+            return Err(NodeError::Address {
+                text: name.clone(),
+                reason,
+            });
+        }
+    }
+    let permits = group
+        .as_ref()
+        .map(|(_, concurrency)| Arc::new(Semaphore::new(*concurrency)));
+    let deadline = Instant::now() + node.config().operation_timeout;
+    let handle = node
+        .when_connected(deadline, || {
+            let group = group
+                .clone()
+                .zip(permits.clone())
+                .map(|((name, concurrency), permits)| Group {
+                    name,
+                    permits,
+                    concurrency: u32::try_from(concurrency).unwrap_or(u32::MAX),
+                });
+            let (pattern, sink) = (pattern.clone(), Arc::clone(&sink));
+            let spec = SubscribeSpec {
+                pattern,
+                group,
+                max_body: node.config().max_body,
+                sink,
+            };
+            let transport = Arc::clone(node.transport());
+            async move { transport.subscribe(spec).await }.boxed()
+        })
+        .await?;
+    Ok(handle)
+}
+
+/// A message of a topic, with the levels of its address that the topic leaves open.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Received<M, C = ()> {
+    /// The message.
+    pub message: M,
+    /// The captured levels, in the order of the topic's template.
+    pub captures: C,
+    /// The address that it was published to.
+    pub topic: String,
+    /// The headers. Untrusted text.
+    pub headers: Headers,
+    /// When it was published by the publisher's clock, in µs since 1970 UTC, if it said so.
+    pub timestamp: Option<u64>,
+}
+
+/// A notice in place of a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// The reader was too slow, or messages were unusable: so many were dropped.
+    #[error("{0} messages were dropped; read faster, or raise the buffer")]
+    Lagged(u64),
+    /// The connection was away: messages may have been missed.
+    #[error("the connection was away; messages may have been missed")]
+    Gap,
+    /// A message is not of the declared type.
+    #[error("a message on `{topic}` is not of the declared type: {reason}")]
+    Decode {
+        /// The address that it was published to.
+        topic: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A stream of messages. Dropping it ends the subscription.
+///
+/// It goes on over reconnects, and ends only with its node or after [`stop`](Self::stop).
+pub struct Subscription<M, C = ()> {
+    buffer: Arc<Buffer>,
+    topic: &'static TopicDescriptor,
+    handle: Box<dyn transport::Subscription>,
+    message: PhantomData<fn() -> (M, C)>,
+}
+
+impl<M, C> fmt::Debug for Subscription<M, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("topic", &self.topic.template)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: Message, C: Captures> Subscription<M, C> {
+    /// The next message or notice; `None` after the end.
+    ///
+    /// Cancellation safe: a message is either returned or stays.
+    pub async fn next(&mut self) -> Option<Result<Received<M, C>, RecvError>> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Stops listening at the broker. What is in the buffer can still be read; then the stream ends.
+    pub async fn stop(&mut self) {
+        self.handle.stop().await;
+        self.buffer.close();
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Received<M, C>, RecvError>>> {
+        Poll::Ready(ready!(self.buffer.poll_next(cx)).map(|item| match item {
+            Item::Message(message) => decode(self.topic, message),
+            Item::Lagged(messages) => Err(RecvError::Lagged(messages)),
+            Item::Gap => Err(RecvError::Gap),
+        }))
+    }
+}
+
+fn decode<M: Message, C: Captures>(
+    topic: &TopicDescriptor,
+    received: TopicMessage,
+) -> Result<Received<M, C>, RecvError> {
+    let TopicMessage { address, message, .. } = received;
+    let read = || {
+        let levels = topic.template.extract(&address).unwrap_or_default();
+        let captures = C::from_levels(&levels).map_err(|error| error.to_string())?;
+        Ok((codec::decode(&message.data)?, captures))
+    };
+    match read() {
+        Ok((body, captures)) => Ok(Received {
+            message: body,
+            captures,
+            topic: address,
+            headers: message.meta.headers,
+            timestamp: message.meta.timestamp,
+        }),
+        Err(reason) => Err(RecvError::Decode {
+            topic: address,
+            reason,
+        }),
+    }
+}
+
+impl<M: Message, C: Captures> Stream for Subscription<M, C> {
+    type Item = Result<Received<M, C>, RecvError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(cx)
+    }
+}

@@ -33,12 +33,15 @@ impl<T: Message + std::error::Error> ServiceError for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a level of a topic",
     label = "this type is not a topic level",
-    note = "use a string, an integer, or an enum of plain variants that derives `serde::Serialize`, `serde::Deserialize` and `Clone`"
+    note = "use a string, an integer, or an enum of plain variants that derives `serde::Serialize`, `serde::Deserialize`, `schemars::JsonSchema` and `Clone`"
 )]
-pub trait TopicLevel: serde::Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
+pub trait TopicLevel:
+    serde::Serialize + DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static
+{
+}
 
 #[diagnostic::do_not_recommend]
-impl<T: serde::Serialize + DeserializeOwned + Clone + Send + Sync + 'static> TopicLevel for T {}
+impl<T: serde::Serialize + DeserializeOwned + JsonSchema + Clone + Send + Sync + 'static> TopicLevel for T {}
 
 /// Why a value is no level, or a level no value.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,6 @@ pub(crate) fn rpc_service(checked: &Checked<RpcMethod>) -> TokenStream {
     let span = Span::mixed_site();
     let head = &checked.head;
     let krate = &head.krate;
-    let private = krate.private();
     let server = head.derived("Server");
     let methods = checked.stubs.iter().map(|stub| {
         let unit = Reply {
@@ -27,8 +26,9 @@ pub(crate) fn rpc_service(checked: &Checked<RpcMethod>) -> TokenStream {
     let into = hidden(
         head,
         &quote_spanned! {span=>
-            impl<__S> #krate::rpc::IntoService for #server<__S> {
-                fn into_service(self) -> ::std::sync::Arc<dyn #private::RpcService> {
+            impl<__S> #krate::Serve for #server<__S> {
+                type Builder = #krate::rpc::ServeRpc;
+                fn serve_on(self, _: &#krate::Node) -> Self::Builder {
                     ::std::process::abort()
                 }
             }
@@ -42,7 +42,6 @@ pub(crate) fn topics(checked: &Checked<Topic>) -> TokenStream {
     let span = Span::mixed_site();
     let head = &checked.head;
     let krate = &head.krate;
-    let private = krate.private();
     let handler = head.derived("Handler");
     let publish = checked
         .stubs
@@ -68,8 +67,9 @@ pub(crate) fn topics(checked: &Checked<Topic>) -> TokenStream {
     let into = hidden(
         head,
         &quote_spanned! {span=>
-            impl<__S> #krate::topic::IntoTopicService for #handler<__S> {
-                fn into_topic_service(self) -> ::std::sync::Arc<dyn #private::TopicService> {
+            impl<__S> #krate::Serve for #handler<__S> {
+                type Builder = #krate::topic::ServeTopics;
+                fn serve_on(self, _: &#krate::Node) -> Self::Builder {
                     ::std::process::abort()
                 }
             }

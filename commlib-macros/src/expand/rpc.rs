@@ -121,9 +121,10 @@ fn server_impl(head: &Head, server: &Ident, methods: &[Generated<'_>]) -> TokenS
             #contract
         }
         #debug
-        impl<__S: #ident> #krate::rpc::IntoService for #server<__S> {
-            fn into_service(self) -> ::std::sync::Arc<dyn #private::RpcService> {
-                ::std::sync::Arc::new(self)
+        impl<__S: #ident> #krate::Serve for #server<__S> {
+            type Builder = #krate::rpc::ServeRpc;
+            fn serve_on(self, node: &#krate::Node) -> Self::Builder {
+                #private::serve_rpc(node, ::std::sync::Arc::new(self))
             }
         }
         impl<__S: #ident> #private::RpcService for #server<__S> {

@@ -157,9 +157,10 @@ fn handler_impl(head: &Head, handler: &Ident, topics: &[Generated<'_>]) -> Token
             #contract
         }
         #debug
-        impl<__S: #ident> #krate::topic::IntoTopicService for #handler<__S> {
-            fn into_topic_service(self) -> ::std::sync::Arc<dyn #private::TopicService> {
-                ::std::sync::Arc::new(self)
+        impl<__S: #ident> #krate::Serve for #handler<__S> {
+            type Builder = #krate::topic::ServeTopics;
+            fn serve_on(self, node: &#krate::Node) -> Self::Builder {
+                #private::serve_topics(node, ::std::sync::Arc::new(self))
             }
         }
         impl<__S: #ident> #private::TopicService for #handler<__S> {

@@ -75,18 +75,17 @@ impl ContractBuilder {
     /// Adds a topic with its message type and the types of its variable levels.
     pub fn topic<M: JsonSchema, C: CaptureSchemas>(&mut self, topic: &'static TopicDescriptor, doc: &str) {
         let message = self.schema::<M>();
+        let names = topic.template.captures().map(str::to_owned);
+        let levels = names
+            .zip(C::schemas(&mut self.generator))
+            .map(|(name, schema)| Level { name, schema })
+            .collect();
         if let Body::Topics { topics } = &mut self.contract.body {
             topics.push(Topic {
                 name: topic.name.to_owned(),
                 address: topic.template.to_string(),
                 description: paragraph(doc),
-                levels: topic
-                    .template
-                    .captures()
-                    .map(|name| Level {
-                        name: name.to_owned(),
-                    })
-                    .collect(),
+                levels,
                 message,
             });
         }
@@ -110,7 +109,28 @@ fn paragraph(doc: &str) -> String {
         .to_owned()
 }
 
-/// The types of the variable levels of a topic. They have no schema of their own: each is one level of an address.
-pub trait CaptureSchemas {}
+/// The schemas of the variable levels of a topic: a tuple of up to eight types, in the order of the template.
+pub trait CaptureSchemas {
+    /// One schema per level.
+    fn schemas(generator: &mut SchemaGenerator) -> Vec<Schema>;
+}
 
-impl<C: crate::topic::Captures> CaptureSchemas for C {}
+macro_rules! capture_schemas {
+    ($($name:ident),*) => {
+        impl<$($name: JsonSchema),*> CaptureSchemas for ($($name,)*) {
+            fn schemas(_generator: &mut SchemaGenerator) -> Vec<Schema> {
+                vec![$(_generator.subschema_for::<$name>()),*]
+            }
+        }
+    };
+}
+
+capture_schemas!();
+capture_schemas!(A);
+capture_schemas!(A, B);
+capture_schemas!(A, B, C);
+capture_schemas!(A, B, C, D);
+capture_schemas!(A, B, C, D, E);
+capture_schemas!(A, B, C, D, E, F);
+capture_schemas!(A, B, C, D, E, F, G);
+capture_schemas!(A, B, C, D, E, F, G, H);

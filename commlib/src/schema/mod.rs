@@ -109,11 +109,13 @@ pub struct Topic {
 }
 
 /// A variable level of a topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Level {
     /// Its name in the address.
     pub name: String,
+    /// Its values, written as text in the address.
+    pub schema: Schema,
 }
 
 impl Contract {

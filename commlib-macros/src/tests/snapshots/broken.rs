@@ -99,8 +99,9 @@ const _: () = {
     clippy::nursery
 )]
 const _: () = {
-    impl<__S> ::commlib::rpc::IntoService for BrokenServer<__S> {
-        fn into_service(self) -> ::std::sync::Arc<dyn ::commlib::__private::RpcService> {
+    impl<__S> ::commlib::Serve for BrokenServer<__S> {
+        type Builder = ::commlib::rpc::ServeRpc;
+        fn serve_on(self, _: &::commlib::Node) -> Self::Builder {
             ::std::process::abort()
         }
     }

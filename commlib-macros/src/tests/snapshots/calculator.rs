@@ -215,9 +215,10 @@ const _: () = {
             f.debug_struct("CalculatorServer").finish_non_exhaustive()
         }
     }
-    impl<__S: Calculator> ::commlib::rpc::IntoService for CalculatorServer<__S> {
-        fn into_service(self) -> ::std::sync::Arc<dyn ::commlib::__private::RpcService> {
-            ::std::sync::Arc::new(self)
+    impl<__S: Calculator> ::commlib::Serve for CalculatorServer<__S> {
+        type Builder = ::commlib::rpc::ServeRpc;
+        fn serve_on(self, node: &::commlib::Node) -> Self::Builder {
+            ::commlib::__private::serve_rpc(node, ::std::sync::Arc::new(self))
         }
     }
     impl<__S: Calculator> ::commlib::__private::RpcService for CalculatorServer<__S> {

@@ -210,11 +210,10 @@ const _: () = {
             f.debug_struct("SensorsHandler").finish_non_exhaustive()
         }
     }
-    impl<__S: Sensors> ::commlib::topic::IntoTopicService for SensorsHandler<__S> {
-        fn into_topic_service(
-            self,
-        ) -> ::std::sync::Arc<dyn ::commlib::__private::TopicService> {
-            ::std::sync::Arc::new(self)
+    impl<__S: Sensors> ::commlib::Serve for SensorsHandler<__S> {
+        type Builder = ::commlib::topic::ServeTopics;
+        fn serve_on(self, node: &::commlib::Node) -> Self::Builder {
+            ::commlib::__private::serve_topics(node, ::std::sync::Arc::new(self))
         }
     }
     impl<__S: Sensors> ::commlib::__private::TopicService for SensorsHandler<__S> {

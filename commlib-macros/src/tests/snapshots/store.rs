@@ -212,11 +212,13 @@ const _: () = {
             f.debug_struct("StoreServer").finish_non_exhaustive()
         }
     }
-    impl<__S: Store> crate::reexports::messaging::rpc::IntoService for StoreServer<__S> {
-        fn into_service(
-            self,
-        ) -> ::std::sync::Arc<dyn crate::reexports::messaging::__private::RpcService> {
-            ::std::sync::Arc::new(self)
+    impl<__S: Store> crate::reexports::messaging::Serve for StoreServer<__S> {
+        type Builder = crate::reexports::messaging::rpc::ServeRpc;
+        fn serve_on(self, node: &crate::reexports::messaging::Node) -> Self::Builder {
+            crate::reexports::messaging::__private::serve_rpc(
+                node,
+                ::std::sync::Arc::new(self),
+            )
         }
     }
     impl<__S: Store> crate::reexports::messaging::__private::RpcService

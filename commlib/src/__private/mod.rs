@@ -1,6 +1,7 @@
 //! What generated code names. Not part of the public API: it changes without notice.
 
 mod gate;
+mod request;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ pub use schemars;
 pub use serde;
 
 pub use self::gate::*;
+pub use self::request::RequestSchema;
 pub use crate::address::{Address, Template};
 pub use crate::error::Failure;
 pub use crate::message::CaptureError;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{MethodDescriptor, Retry};
+use crate::address::Address;
 use crate::codec;
 use crate::envelope::Headers;
 use crate::error::{CallError, Failure, LocalError, NodeError, Status};
@@ -26,25 +27,47 @@ use crate::transport::Accepted;
 #[derive(Debug)]
 struct Parts {
     node: Node,
-    method: &'static MethodDescriptor,
+    address: Address,
+    default_timeout: Option<Duration>,
+    idempotent: bool,
     body: Result<Bytes, LocalError>,
     headers: Headers,
     timeout: Option<Duration>,
 }
 
 impl Parts {
+    fn of_method(node: Node, method: &'static MethodDescriptor, body: Result<Bytes, LocalError>) -> Self {
+        Self {
+            default_timeout: method.timeout,
+            idempotent: method.idempotent,
+            ..Self::new(node, method.address.clone(), body)
+        }
+    }
+
+    fn new(node: Node, address: Address, body: Result<Bytes, LocalError>) -> Self {
+        Self {
+            node,
+            address,
+            default_timeout: None,
+            idempotent: false,
+            body,
+            headers: Headers::new(),
+            timeout: None,
+        }
+    }
+
     /// When the caller stops waiting: its own limit, or what the request that is being served leaves.
     fn deadline(&self, scope: &Scope) -> Instant {
         let timeout = self
             .timeout
-            .or(self.method.timeout)
+            .or(self.default_timeout)
             .unwrap_or(self.node.config().call_timeout);
         let own = Instant::now() + timeout;
         scope.deadline.map_or(own, |inherited| inherited.min(own))
     }
 
     async fn run(&self, kind: Kind, body: Bytes, deadline: Instant, scope: &Scope) -> Outcome {
-        let address = &self.method.address;
+        let address = &self.address;
         let span = match kind {
             Kind::Call => tracing::info_span!("commlib.call", %address, trace_id = tracing::field::Empty),
             _ => tracing::info_span!("commlib.oneway", %address, trace_id = tracing::field::Empty),
@@ -80,26 +103,27 @@ pub struct Call<T, E> {
 impl<T, E> fmt::Debug for Call<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("address", &self.parts.method.address)
+            .field("address", &self.parts.address)
             .finish_non_exhaustive()
     }
 }
 
 impl<T, E> Call<T, E> {
-    pub(super) fn new(
+    pub(super) fn of_method(
         node: Node,
         method: &'static MethodDescriptor,
         body: Result<Bytes, LocalError>,
     ) -> Self {
-        let parts = Parts {
-            node,
-            method,
-            body,
-            headers: Headers::new(),
-            timeout: None,
-        };
         Self {
-            parts,
+            parts: Parts::of_method(node, method, body),
+            retry: None,
+            result: PhantomData,
+        }
+    }
+
+    pub(super) fn to_address(node: Node, address: Address, body: Result<Bytes, LocalError>) -> Self {
+        Self {
+            parts: Parts::new(node, address, body),
             retry: None,
             result: PhantomData,
         }
@@ -139,7 +163,7 @@ impl<T: Message, E: ServiceError> Call<T, E> {
                 Err(failure) => decode_failure(failure),
             };
             let delay = match &mut delays {
-                Some(delays) if Retry::allows(&error, self.parts.method.idempotent) => delays.next(),
+                Some(delays) if Retry::allows(&error, self.parts.idempotent) => delays.next(),
                 _ => None,
             };
             match delay {
@@ -193,13 +217,7 @@ impl Oneway {
         body: Result<Bytes, LocalError>,
     ) -> Self {
         Self {
-            parts: Parts {
-                node,
-                method,
-                body,
-                headers: Headers::new(),
-                timeout: None,
-            },
+            parts: Parts::of_method(node, method, body),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::error::Failure;
 
 pub use call::{Call, Oneway};
 pub(crate) use call::{decode_accepted, encode_accepted, without_app};
-pub use client::RpcClient;
+pub use client::{RpcClient, UntypedError};
 pub use context::RequestContext;
 pub use retry::Retry;
 pub(crate) use server::Server;

@@ -43,14 +43,22 @@ impl TopicSubscriber {
         selectors: Vec<Result<Option<String>, CaptureError>>,
     ) -> Subscribe<M, C> {
         let pattern = select(topic, selectors);
-        Subscribe {
-            node: self.node.clone(),
-            topic,
-            pattern,
-            buffer: 256,
-            group: None,
-            message: PhantomData,
-        }
+        Subscribe::new(self.node.clone(), Some(topic), pattern)
+    }
+
+    /// Prepares a subscription without a contract: to a pattern, for any type, for tools. Nothing is listened to
+    /// before it is awaited.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use commlib::{Node, Pattern, topic::TopicSubscriber};
+    /// let node = Node::connect("memory://untyped").await?;
+    /// let messages = TopicSubscriber::new(&node).pattern::<serde_json::Value>(Pattern::new("sensors.#")?).await?;
+    /// # drop(messages);
+    /// # Ok(()) }
+    /// ```
+    pub fn pattern<M: Message>(&self, pattern: Pattern) -> Subscribe<M, ()> {
+        Subscribe::new(self.node.clone(), None, Ok(pattern))
     }
 }
 
@@ -80,7 +88,7 @@ fn select(
 #[must_use = "nothing is listened to until it is awaited"]
 pub struct Subscribe<M, C> {
     node: Node,
-    topic: &'static TopicDescriptor,
+    topic: Option<&'static TopicDescriptor>,
     pattern: Result<Pattern, NodeError>,
     buffer: usize,
     group: Option<String>,
@@ -97,6 +105,17 @@ impl<M, C> fmt::Debug for Subscribe<M, C> {
 }
 
 impl<M, C> Subscribe<M, C> {
+    fn new(node: Node, topic: Option<&'static TopicDescriptor>, pattern: Result<Pattern, NodeError>) -> Self {
+        Self {
+            node,
+            topic,
+            pattern,
+            buffer: 256,
+            group: None,
+            message: PhantomData,
+        }
+    }
+
     /// How many messages wait for a slow reader before the oldest are dropped, at least 1. Default 256.
     pub fn buffer(mut self, messages: usize) -> Self {
         self.buffer = messages.max(1);
@@ -224,7 +243,7 @@ pub enum RecvError {
 /// It goes on over reconnects, and ends only with its node or after [`stop`](Self::stop).
 pub struct Subscription<M, C = ()> {
     buffer: Arc<Buffer>,
-    topic: &'static TopicDescriptor,
+    topic: Option<&'static TopicDescriptor>,
     handle: Box<dyn transport::Subscription>,
     message: PhantomData<fn() -> (M, C)>,
 }
@@ -232,7 +251,7 @@ pub struct Subscription<M, C = ()> {
 impl<M, C> fmt::Debug for Subscription<M, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
-            .field("topic", &self.topic.template)
+            .field("topic", &self.topic.map(|topic| &topic.template))
             .finish_non_exhaustive()
     }
 }
@@ -261,12 +280,14 @@ impl<M: Message, C: Captures> Subscription<M, C> {
 }
 
 fn decode<M: Message, C: Captures>(
-    topic: &TopicDescriptor,
+    topic: Option<&TopicDescriptor>,
     received: TopicMessage,
 ) -> Result<Received<M, C>, RecvError> {
     let TopicMessage { address, message, .. } = received;
     let read = || {
-        let levels = topic.template.extract(&address).unwrap_or_default();
+        let levels = topic
+            .and_then(|topic| topic.template.extract(&address))
+            .unwrap_or_default();
         let captures = C::from_levels(&levels).map_err(|error| error.to_string())?;
         Ok((codec::decode(&message.data)?, captures))
     };

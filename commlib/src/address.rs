@@ -265,7 +265,30 @@ impl From<Address> for Pattern {
     }
 }
 
+impl Address {
+    /// The address below a namespace.
+    pub(crate) fn within(&self, namespace: Option<&Self>) -> Result<Self, AddressError> {
+        match namespace {
+            Some(namespace) => Self::new(format!("{namespace}.{self}")),
+            None => Ok(self.clone()),
+        }
+    }
+
+    /// What is left of an address below this one, when it is below it.
+    pub(crate) fn strip<'a>(&self, address: &'a str) -> Option<&'a str> {
+        address.strip_prefix(self.as_str())?.strip_prefix('.')
+    }
+}
+
 impl Pattern {
+    /// The pattern below a namespace.
+    pub(crate) fn within(&self, namespace: Option<&Address>) -> Result<Self, AddressError> {
+        match namespace {
+            Some(namespace) => Self::new(format!("{namespace}.{self}")),
+            None => Ok(self.clone()),
+        }
+    }
+
     /// Whether the pattern has no wildcard, so that it names one address.
     #[must_use]
     pub fn is_literal(&self) -> bool {

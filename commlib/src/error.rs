@@ -206,6 +206,9 @@ pub enum LocalError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// An address outside the grammar. Nothing was sent.
+    #[error("{0}")]
+    Address(String),
     /// A header that may not be sent.
     #[error("header {name:?}: {reason}")]
     Header {
@@ -332,6 +335,9 @@ pub enum ConnectError {
     /// The URL is not one that a transport takes. The text never repeats a password.
     #[error("broker URL: {0}")]
     Url(String),
+    /// A setting of the node is unusable.
+    #[error("node settings: {0}")]
+    Settings(String),
     /// The URL's transport was left out of the build.
     #[error("this build has no {scheme} transport; enable the feature `{feature}` of the crate commlib")]
     NotBuilt {

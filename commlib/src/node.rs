@@ -13,7 +13,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::address::Address;
+use crate::address::{Address, Pattern};
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, ConnectError, Execution, Failure, LocalError, NodeError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Middleware, Outcome, check_headers};
@@ -60,6 +60,7 @@ pub(crate) struct Config {
     pub(crate) operation_timeout: Duration,
     pub(crate) max_body: usize,
     pub(crate) dialect: Dialect,
+    pub(crate) namespace: Option<Address>,
     pub(crate) client_middleware: Vec<Arc<dyn Middleware>>,
     pub(crate) server_middleware: Vec<Arc<dyn Middleware>>,
 }
@@ -150,6 +151,26 @@ impl Node {
         } else {
             Ok(())
         }
+    }
+
+    /// An address as it is at the broker.
+    pub(crate) fn qualify(&self, address: &Address) -> Result<Address, NodeError> {
+        address
+            .within(self.inner.config.namespace.as_ref())
+            .map_err(|error| NodeError::Address {
+                text: address.to_string(),
+                reason: format!("below the namespace, {error}"),
+            })
+    }
+
+    /// A pattern as it is at the broker.
+    pub(crate) fn qualify_pattern(&self, pattern: &Pattern) -> Result<Pattern, NodeError> {
+        pattern
+            .within(self.inner.config.namespace.as_ref())
+            .map_err(|error| NodeError::Address {
+                text: pattern.to_string(),
+                reason: format!("below the namespace, {error}"),
+            })
     }
 
     pub(crate) fn register(&self, server: Server) {
@@ -495,6 +516,7 @@ pub struct NodeBuilder {
     max_body: usize,
     max_in_flight: usize,
     dialect: Option<Dialect>,
+    namespace: Option<String>,
     reply_route: Option<ReplyRoute>,
     client_middleware: Vec<Arc<dyn Middleware>>,
     server_middleware: Vec<Arc<dyn Middleware>>,
@@ -510,6 +532,7 @@ impl Default for NodeBuilder {
             max_body: 1024 * 1024,
             max_in_flight: 10_000,
             dialect: None,
+            namespace: None,
             reply_route: None,
             client_middleware: Vec::new(),
             server_middleware: Vec::new(),
@@ -573,6 +596,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Puts everything of this node below some levels: with the namespace `robot1`, `sensors.sonar` is
+    /// `robot1.sensors.sonar` at the broker. Nodes talk to each other within one namespace. Default: none.
+    pub fn namespace(mut self, levels: impl Into<String>) -> Self {
+        self.namespace = Some(levels.into());
+        self
+    }
+
     /// Where replies come back on AMQP; the URL's `reply` says it too.
     pub fn reply_route(mut self, route: ReplyRoute) -> Self {
         self.reply_route = Some(route);
@@ -607,6 +637,11 @@ impl NodeBuilder {
             Some("queue") => ReplyRoute::Queue,
             _ => ReplyRoute::Direct,
         });
+        let namespace = self
+            .namespace
+            .map(Address::new)
+            .transpose()
+            .map_err(|error| ConnectError::Settings(format!("the namespace is no address: {error}")))?;
         let options = TransportOptions {
             lazy: self.lazy,
             connect_timeout: self.connect_timeout,
@@ -627,6 +662,7 @@ impl NodeBuilder {
                     operation_timeout: self.operation_timeout,
                     max_body: self.max_body,
                     dialect,
+                    namespace,
                     client_middleware: self.client_middleware,
                     server_middleware: self.server_middleware,
                 },

@@ -67,14 +67,17 @@ impl Parts {
     }
 
     async fn run(&self, kind: Kind, body: Bytes, deadline: Instant, scope: &Scope) -> Outcome {
-        let address = &self.address;
+        let address = self
+            .node
+            .qualify(&self.address)
+            .map_err(|error| LocalError::Address(error.to_string()))?;
         let span = match kind {
             Kind::Call => tracing::info_span!("commlib.call", %address, trace_id = tracing::field::Empty),
             _ => tracing::info_span!("commlib.oneway", %address, trace_id = tracing::field::Empty),
         };
         let mut headers = self.headers.clone();
         TraceContext::inject(&mut headers, scope, &span);
-        let invocation = Invocation::new(kind, address.clone(), headers, body, deadline);
+        let invocation = Invocation::new(kind, address, headers, body, deadline);
         let end = Sending { node: &self.node };
         Next::new(&self.node.config().client_middleware, &end)
             .run(invocation)

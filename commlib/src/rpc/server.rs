@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{MethodDescriptor, RequestContext, RpcService};
-use crate::address::Pattern;
+use crate::address::{Address, Pattern};
 use crate::envelope::{Envelope, Meta};
 use crate::error::{Execution, Failure, NodeError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, panicked};
@@ -85,10 +85,18 @@ impl ServeRpc {
             running: Arc::default(),
         });
         let deadline = Instant::now() + self.node.config().operation_timeout;
-        let pattern = cancel_topic(descriptor.name).ok_or_else(|| NodeError::Address {
+        let bad_name = |reason: String| NodeError::Address {
             text: descriptor.name.to_owned(),
-            reason: "the service's name is too long".to_owned(),
-        })?;
+            reason,
+        };
+        let name = Address::new(descriptor.name).map_err(|error| bad_name(error.to_string()))?;
+        let name = self.node.qualify(&name)?;
+        let pattern = cancel_topic(name.as_str()).ok_or_else(|| bad_name("it is too long".to_owned()))?;
+        let addresses = descriptor
+            .methods
+            .iter()
+            .map(|method| self.node.qualify(&method.address))
+            .collect::<Result<Vec<_>, _>>()?;
         let transport = Arc::clone(self.node.transport());
         let subscription = self
             .node
@@ -109,12 +117,8 @@ impl ServeRpc {
             .node
             .when_connected(deadline, || {
                 let spec = ConsumeSpec {
-                    service: descriptor.name.to_owned(),
-                    addresses: descriptor
-                        .methods
-                        .iter()
-                        .map(|method| method.address.clone())
-                        .collect(),
+                    service: name.to_string(),
+                    addresses: addresses.clone(),
                     permits: Arc::clone(&permits),
                     concurrency: self.concurrency,
                     max_body: self.node.config().max_body,

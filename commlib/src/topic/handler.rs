@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::buffer::{Buffer, Item};
-use super::subscription::start;
+use super::subscription::{local, start};
 use super::{TopicDescriptor, TopicService};
 use crate::address::{Address, Pattern};
 use crate::envelope::Headers;
@@ -235,7 +235,7 @@ impl Worker {
             address,
             message,
             permit,
-        } = received;
+        } = local(self.node.config().namespace.as_ref(), received);
         let Some(levels) = self.topic.template.extract(&address) else {
             return;
         };

@@ -103,7 +103,7 @@ impl Publish {
     }
 
     async fn run(self) -> Result<Accepted, NodeError> {
-        let (address, body) = (self.address?, self.body?);
+        let (address, body) = (self.node.qualify(&self.address?)?, self.body?);
         let scope = Scope::current();
         let config = self.node.config();
         let span = tracing::info_span!("commlib.publish", %address, trace_id = tracing::field::Empty);

@@ -145,7 +145,9 @@ impl<M: Message, C: Captures> IntoFuture for Subscribe<M, C> {
                 Arc::clone(&buffer) as Arc<dyn TopicSink>,
             )
             .await?;
+            let namespace = self.node.config().namespace.clone();
             Ok(Subscription {
+                namespace,
                 buffer,
                 topic: self.topic,
                 handle,
@@ -174,6 +176,7 @@ pub(super) async fn start(
             });
         }
     }
+    let pattern = node.qualify_pattern(&pattern)?;
     let permits = group
         .as_ref()
         .map(|(_, concurrency)| Arc::new(Semaphore::new(*concurrency)));
@@ -244,6 +247,7 @@ pub enum RecvError {
 pub struct Subscription<M, C = ()> {
     buffer: Arc<Buffer>,
     topic: Option<&'static TopicDescriptor>,
+    namespace: Option<Address>,
     handle: Box<dyn transport::Subscription>,
     message: PhantomData<fn() -> (M, C)>,
 }
@@ -272,11 +276,19 @@ impl<M: Message, C: Captures> Subscription<M, C> {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Received<M, C>, RecvError>>> {
         Poll::Ready(ready!(self.buffer.poll_next(cx)).map(|item| match item {
-            Item::Message(message) => decode(self.topic, message),
+            Item::Message(message) => decode(self.topic, local(self.namespace.as_ref(), message)),
             Item::Lagged(messages) => Err(RecvError::Lagged(messages)),
             Item::Gap => Err(RecvError::Gap),
         }))
     }
+}
+
+/// A message with the address as it is within the namespace.
+pub(super) fn local(namespace: Option<&Address>, mut message: TopicMessage) -> TopicMessage {
+    if let Some(address) = namespace.and_then(|namespace| namespace.strip(&message.address)) {
+        message.address = address.to_owned();
+    }
+    message
 }
 
 fn decode<M: Message, C: Captures>(

@@ -1,0 +1,109 @@
+//! The conformance suite: the same test bodies for every transport.
+//!
+//! Each module holds the bodies of one subject, written against a [`World`](world::World). The clauses of the
+//! transport contract (`commlib::transport`) are named in the tests that prove them.
+
+mod bad_input;
+mod calls;
+mod clauses;
+mod contract;
+mod outages;
+mod raw;
+mod topics;
+mod world;
+
+/// Runs bodies on every transport, as `memory::…`, `redis::…` and `amqp::…`.
+macro_rules! on_every_transport {
+    (all { $($all:tt)* } brokers { $($brokers:tt)* }) => {
+        on_every_transport!(@ memory $($all)*);
+        on_every_transport!(@ redis $($all)* $($brokers)*);
+        on_every_transport!(@ amqp $($all)* $($brokers)*);
+    };
+    (@ $transport:ident $($module:ident { $($name:ident)* })*) => {
+        mod $transport {
+            $(mod $module {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    $crate::$module::$name($crate::world::World::$transport().await).await;
+                })*
+            })*
+        }
+    };
+}
+
+on_every_transport! {
+    all {
+        calls {
+            a_call_returns_what_the_method_returns
+            the_methods_own_error_comes_back_typed
+            a_oneway_request_runs_without_a_reply
+            headers_and_context_reach_the_handler
+            a_call_ends_at_its_deadline
+            the_deadline_of_a_request_bounds_the_calls_of_its_handler
+            dropping_a_call_is_seen_by_the_handler
+            a_canceled_request_that_waits_is_not_run
+            a_panic_is_an_internal_error_and_the_server_lives_on
+            nested_calls_do_not_deadlock_at_concurrency_one
+            two_services_that_call_each_other_do_not_deadlock
+            many_calls_in_flight_each_get_their_own_reply
+            too_many_calls_in_flight_are_refused
+            a_body_over_the_limit_is_refused_before_it_is_sent
+            a_reply_over_the_limit_is_an_error
+            shutdown_finishes_what_was_taken
+            shutdown_ends_what_does_not_finish
+            a_node_that_is_shut_down_refuses_calls
+            retries_stop_when_somebody_serves
+            middleware_wraps_both_sides
+            the_trace_goes_through
+            namespaces_keep_apart
+        }
+        topics {
+            a_message_reaches_every_matching_subscription_once
+            captured_levels_come_typed_and_select
+            wildcards_keep_to_levels
+            a_slow_reader_is_told_how_many_it_missed
+            a_group_shares_the_messages
+            a_handler_gets_messages_in_order
+            handlers_of_a_group_share_the_messages
+            a_dropped_subscription_ends
+            a_stopped_subscription_gives_what_it_has_and_ends
+            an_unusable_message_is_a_notice
+            untyped_subscriptions_hear_everything
+            the_trace_goes_through_topics
+            a_bad_level_is_refused_before_it_is_sent
+        }
+        clauses {
+            c01_exactly_one_consumer_gets_a_message
+            c06_a_busy_server_leaves_requests_to_others
+            c07_what_was_not_started_is_not_lost_at_shutdown
+            c09_nobody_serves_is_known_at_once
+            c09_nobody_serves_is_known_soon_after_a_shutdown
+            c10_a_stopped_server_takes_nothing
+            c15_an_expired_request_is_not_run
+        }
+        bad_input {
+            bytes_that_are_no_message
+            a_body_of_the_wrong_type_is_an_invalid_argument
+            missing_arguments_are_named
+            unknown_fields_are_ignored
+            an_empty_body_is_an_invalid_argument
+            deep_nesting_is_an_invalid_argument
+            a_body_over_the_servers_limit_is_refused
+            forged_reply_addresses_are_not_written_to
+            an_unknown_method_is_refused
+            unusable_topic_messages_do_not_stop_a_subscription
+        }
+    }
+    brokers {
+        outages {
+            c11_a_cut_connection_ends_calls_in_flight_at_once
+            c12_servers_and_clients_come_back_after_a_cut
+            c12_subscriptions_come_back_and_tell_of_the_gap
+            a_call_made_while_the_broker_is_away_keeps_its_deadline
+            a_call_waits_for_a_connection_that_comes_in_time
+            an_unreachable_broker_is_an_error_at_once
+            a_lazy_node_connects_when_the_broker_comes
+            a_black_hole_does_not_outlast_the_deadline
+        }
+    }
+}

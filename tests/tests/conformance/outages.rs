@@ -1,0 +1,218 @@
+//! A connection that breaks: calls end at once, everything comes back, gaps are told.
+
+use std::time::Duration;
+
+use commlib::prelude::*;
+use commlib::{ConnectError, Execution};
+use commlib_tests::{Direction, Flow, eventually};
+use tokio::time::{Instant, timeout};
+
+use crate::contract::{ProbeClient, Reading, SensorsPublisher, SensorsSubscriber, Sum};
+use crate::world::{SOON, World, serve_on};
+
+pub async fn c11_a_cut_connection_ends_calls_in_flight_at_once(world: World) {
+    let served = world.serve().await;
+    let (proxy, url) = world.proxy().await;
+    let probe = ProbeClient::new(&world.builder().connect(&url).await.unwrap());
+    let calls: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(probe.wait(true).timeout(Duration::from_secs(60)).into_future()))
+        .collect();
+    eventually(SOON, || async { served.seen.waiting() == 20 }).await;
+    let begun = Instant::now();
+    proxy.reset().await;
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(
+            (error.code(), error.execution()),
+            (Some(StatusCode::Unavailable), Execution::MayHaveRun),
+            "{error}"
+        );
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "the calls waited for their deadline"
+    );
+    served.seen.open();
+}
+
+pub async fn c12_servers_and_clients_come_back_after_a_cut(world: World) {
+    let (server_proxy, server_url) = world.proxy().await;
+    let served = serve_on(world.builder().connect(&server_url).await.unwrap(), 8).await;
+    let (client_proxy, client_url) = world.proxy().await;
+    let probe = ProbeClient::new(&world.builder().connect(&client_url).await.unwrap());
+    for _ in 0..3 {
+        eventually(SOON, || async {
+            probe.add(1, 2).timeout(Duration::from_secs(1)).await
+        })
+        .await;
+        server_proxy.reset().await;
+        eventually(SOON, || async {
+            probe.add(1, 2).timeout(Duration::from_secs(1)).await
+        })
+        .await;
+        client_proxy.reset().await;
+    }
+    assert_eq!(
+        eventually(SOON, || async { probe.add(1, 2).await }).await,
+        Sum { c: 3 }
+    );
+    assert!(served.seen.runs() >= 4);
+}
+
+pub async fn c12_subscriptions_come_back_and_tell_of_the_gap(world: World) {
+    let (proxy, url) = world.proxy().await;
+    let node = world.builder().connect(&url).await.unwrap();
+    let mut exact = SensorsSubscriber::new(&node).bumper().await.unwrap();
+    let mut all = SensorsSubscriber::new(&node).sonar(Any).await.unwrap();
+    let publisher = SensorsPublisher::new(&world.node().await);
+    publisher.bumper(Reading { seq: 1 }).await.unwrap();
+    assert_eq!(
+        timeout(SOON, exact.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .message
+            .seq,
+        1
+    );
+    proxy.reset().await;
+    // The notice comes when the subscription is back, so what is published after it arrives.
+    assert_eq!(
+        timeout(SOON, exact.next()).await.unwrap().unwrap().unwrap_err(),
+        RecvError::Gap
+    );
+    assert_eq!(
+        timeout(SOON, all.next()).await.unwrap().unwrap().unwrap_err(),
+        RecvError::Gap
+    );
+    publisher.bumper(Reading { seq: 2 }).await.unwrap();
+    publisher
+        .sonar(crate::contract::Side::Rear, Reading { seq: 3 })
+        .await
+        .unwrap();
+    assert_eq!(
+        timeout(SOON, exact.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .message
+            .seq,
+        2
+    );
+    assert_eq!(
+        timeout(SOON, all.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .message
+            .seq,
+        3
+    );
+}
+
+pub async fn a_call_made_while_the_broker_is_away_keeps_its_deadline(world: World) {
+    let _served = world.serve().await;
+    let (proxy, url) = world.proxy().await;
+    let node = world.builder().connect(&url).await.unwrap();
+    let probe = ProbeClient::new(&node);
+    probe.add(1, 2).await.unwrap();
+    proxy.refuse().await;
+    proxy.reset().await;
+    let mut state = node.state();
+    timeout(SOON, state.wait_for(|state| !state.is_connected()))
+        .await
+        .unwrap()
+        .unwrap();
+    let begun = Instant::now();
+    let error = probe
+        .add(1, 2)
+        .timeout(Duration::from_millis(300))
+        .await
+        .unwrap_err();
+    assert_eq!(error.execution(), Execution::DidNotRun, "{error}");
+    assert!(error.is_timeout(), "{error}");
+    assert!(begun.elapsed() < SOON);
+    let error = SensorsPublisher::new(&node)
+        .bumper(Reading { seq: 1 })
+        .timeout(Duration::from_millis(300))
+        .await
+        .unwrap_err();
+    assert_eq!(error.execution(), Execution::DidNotRun, "{error}");
+}
+
+pub async fn a_call_waits_for_a_connection_that_comes_in_time(world: World) {
+    let _served = world.serve().await;
+    let (proxy, url) = world.proxy().await;
+    let node = world.builder().connect(&url).await.unwrap();
+    let probe = ProbeClient::new(&node);
+    probe.add(1, 2).await.unwrap();
+    proxy.refuse().await;
+    proxy.reset().await;
+    let mut state = node.state();
+    timeout(SOON, state.wait_for(|state| !state.is_connected()))
+        .await
+        .unwrap()
+        .unwrap();
+    let call = tokio::spawn(probe.add(2, 2).timeout(Duration::from_secs(30)).into_future());
+    tokio::task::yield_now().await;
+    proxy.accept().await;
+    assert_eq!(timeout(SOON, call).await.unwrap().unwrap().unwrap(), Sum { c: 4 });
+}
+
+pub async fn an_unreachable_broker_is_an_error_at_once(world: World) {
+    let (proxy, url) = world.proxy().await;
+    proxy.refuse().await;
+    let error = timeout(SOON, world.builder().connect(&url))
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains(&proxy.port().to_string()), "{error}");
+}
+
+pub async fn a_lazy_node_connects_when_the_broker_comes(world: World) {
+    let _served = world.serve().await;
+    let (proxy, url) = world.proxy().await;
+    proxy.refuse().await;
+    let node = timeout(SOON, world.builder().lazy().connect(&url))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!node.state().borrow().is_connected());
+    let probe = ProbeClient::new(&node);
+    let call = tokio::spawn(probe.add(1, 2).timeout(Duration::from_secs(30)).into_future());
+    tokio::task::yield_now().await;
+    proxy.accept().await;
+    assert_eq!(timeout(SOON, call).await.unwrap().unwrap().unwrap(), Sum { c: 3 });
+}
+
+pub async fn a_black_hole_does_not_outlast_the_deadline(world: World) {
+    let _served = world.serve().await;
+    let (proxy, url) = world.proxy().await;
+    let probe = ProbeClient::new(&world.builder().connect(&url).await.unwrap());
+    probe.add(1, 2).await.unwrap();
+    for direction in [None, Some(Direction::ToClient)] {
+        match direction {
+            None => proxy.set(Flow::Swallow),
+            Some(direction) => proxy.set_one(direction, Flow::Swallow),
+        }
+        let begun = Instant::now();
+        let error = timeout(
+            SOON,
+            probe.add(1, 2).timeout(Duration::from_millis(500)).into_future(),
+        )
+        .await;
+        let error = error.expect("the call ended").unwrap_err();
+        assert_eq!(error.execution(), Execution::MayHaveRun, "{error}");
+        assert!(begun.elapsed() < SOON);
+        proxy.set(Flow::Pass);
+        proxy.reset().await;
+        eventually(SOON, || async {
+            probe.add(1, 2).timeout(Duration::from_secs(1)).await
+        })
+        .await;
+    }
+}

@@ -1,0 +1,282 @@
+//! Peers that do not keep to the rules: bytes to and from a broker, past the library.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use commlib::transport::memory::Bus;
+use commlib_tests::RespClient;
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions};
+use lapin::types::{FieldTable, LongString, ShortString};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use crate::world::SOON;
+
+/// A connection to the bytes.
+pub enum Raw {
+    Memory(Arc<Bus>),
+    Redis {
+        port: u16,
+    },
+    Amqp {
+        _connection: Connection,
+        channel: Channel,
+    },
+}
+
+/// What came back.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    /// The code of the error, if it is one.
+    pub error: Option<String>,
+    pub message: String,
+    pub execution: String,
+    pub data: Value,
+}
+
+impl Raw {
+    pub fn memory(bus: &str) -> Self {
+        Self::Memory(Bus::named(bus))
+    }
+
+    pub async fn redis(port: u16) -> Self {
+        Self::Redis { port }
+    }
+
+    pub async fn amqp(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default())
+            .await
+            .expect("RabbitMQ is there");
+        let channel = connection.create_channel().await.expect("a channel");
+        Self::Amqp {
+            _connection: connection,
+            channel,
+        }
+    }
+
+    /// Puts bytes on a work queue that are no message at all: no envelope, no properties.
+    pub async fn push(&self, address: &str, item: &[u8]) {
+        match self {
+            Self::Memory(bus) => {
+                assert!(
+                    bus.push_raw(address, Bytes::copy_from_slice(item)),
+                    "nobody serves {address}"
+                );
+            }
+            Self::Redis { port } => {
+                RespClient::connect(*port)
+                    .await
+                    .command(&[b"RPUSH", address.as_bytes(), item])
+                    .await;
+            }
+            Self::Amqp { channel, .. } => {
+                amqp_publish(channel, "", address, item, BasicProperties::default()).await
+            }
+        }
+    }
+
+    /// Publishes bytes to a topic.
+    pub async fn publish(&self, topic: &str, item: &[u8]) {
+        match self {
+            Self::Memory(bus) => {
+                bus.publish_raw(topic, Bytes::copy_from_slice(item));
+            }
+            Self::Redis { port } => {
+                RespClient::connect(*port)
+                    .await
+                    .command(&[b"PUBLISH", topic.as_bytes(), item])
+                    .await;
+            }
+            Self::Amqp { channel, .. } => {
+                amqp_publish(channel, "amq.topic", topic, item, BasicProperties::default()).await;
+            }
+        }
+    }
+
+    /// Sends a native request with these bytes as its body to a service, and does not wait for an answer.
+    pub async fn request_to(&self, address: &str, body: &[u8], reply_to: &str, timeout_ms: u64) {
+        match self {
+            Self::Memory(_) | Self::Redis { .. } => {
+                self.push(address, &envelope(body, reply_to, timeout_ms)).await;
+            }
+            Self::Amqp { channel, .. } => {
+                let Some(properties) = amqp_properties(reply_to, timeout_ms) else {
+                    return;
+                };
+                amqp_publish(channel, "", address, body, properties).await;
+            }
+        }
+    }
+
+    /// Sends a native request with these bytes as its body and waits for the answer.
+    pub async fn call(&self, address: &str, body: &[u8]) -> Answer {
+        let answer = self.try_call(address, body, SOON).await;
+        answer.unwrap_or_else(|| panic!("{address} did not answer within {SOON:?}"))
+    }
+
+    async fn try_call(&self, address: &str, body: &[u8], limit: Duration) -> Option<Answer> {
+        let id: String = (0..24)
+            .map(|_| char::from(rand::random_range(b'a'..=b'z')))
+            .collect();
+        let reply_to = format!("commlib:reply:{id}");
+        match self {
+            Self::Memory(bus) => {
+                let mut replies = bus.listen_raw(&reply_to);
+                self.push(address, &envelope(body, &reply_to, 10_000)).await;
+                let reply = tokio::time::timeout(limit, replies.recv()).await.ok()??;
+                Some(answer(&reply))
+            }
+            Self::Redis { port } => {
+                self.push(address, &envelope(body, &reply_to, 10_000)).await;
+                let mut client = RespClient::connect(*port).await;
+                let reply = client
+                    .command(&["BLPOP", &reply_to, &limit.as_secs().to_string()])
+                    .await;
+                let popped = reply.strings();
+                Some(answer(popped.get(1)?.as_bytes()))
+            }
+            Self::Amqp { channel, .. } => {
+                let options = BasicConsumeOptions {
+                    no_ack: true,
+                    ..BasicConsumeOptions::default()
+                };
+                let tag = ShortString::from(id.as_str());
+                let mut replies = channel
+                    .basic_consume(
+                        "amq.rabbitmq.reply-to".into(),
+                        tag.clone(),
+                        options,
+                        FieldTable::default(),
+                    )
+                    .await
+                    .expect("Direct Reply-to");
+                self.request_to(address, body, "amq.rabbitmq.reply-to", 10_000)
+                    .await;
+                let delivery = tokio::time::timeout(limit, replies.next())
+                    .await
+                    .ok()??
+                    .expect("a delivery");
+                channel
+                    .basic_cancel(tag, lapin::options::BasicCancelOptions::default())
+                    .await
+                    .expect("cancel");
+                let headers = delivery.properties.headers().clone().unwrap_or_default();
+                let header = |name: &str| {
+                    headers
+                        .inner()
+                        .get(name)
+                        .and_then(|value| value.as_long_string())
+                        .map(LongString::to_string)
+                };
+                Some(Answer {
+                    error: header("commlib-error-code"),
+                    message: header("commlib-error-message").unwrap_or_default(),
+                    execution: header("commlib-error-execution").unwrap_or_default(),
+                    data: serde_json::from_slice(&delivery.data).unwrap_or(Value::Null),
+                })
+            }
+        }
+    }
+
+    /// How many messages are on a list or queue of this name that nobody should have made.
+    pub async fn written(&self, name: &str) -> bool {
+        match self {
+            Self::Memory(bus) => bus.queued(name) > 0,
+            Self::Redis { port } => {
+                RespClient::connect(*port)
+                    .await
+                    .command(&["EXISTS", name])
+                    .await
+                    .int()
+                    > 0
+            }
+            Self::Amqp { channel, .. } => {
+                let got = channel
+                    .basic_get(name.into(), lapin::options::BasicGetOptions { no_ack: true })
+                    .await;
+                matches!(got, Ok(Some(_)))
+            }
+        }
+    }
+
+    /// Makes a queue that a forged reply address may name; on Redis a list needs no making.
+    pub async fn make_queue(&self, name: &str) {
+        if let Self::Amqp { channel, .. } = self {
+            let options = lapin::options::QueueDeclareOptions {
+                exclusive: true,
+                ..Default::default()
+            };
+            channel
+                .queue_declare(name.into(), options, FieldTable::default())
+                .await
+                .expect("a queue");
+        }
+    }
+}
+
+fn envelope(body: &[u8], reply_to: &str, timeout_ms: u64) -> Vec<u8> {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    let meta = json!({
+        "timestamp": u64::try_from(now.as_micros()).expect("in range"), "reply_to": reply_to, "id": "raw-1",
+        "timeout_ms": timeout_ms, "properties": { "content_type": "application/json", "content_encoding": "utf8" },
+    });
+    let mut item = b"{\"meta\":".to_vec();
+    item.extend_from_slice(meta.to_string().as_bytes());
+    item.extend_from_slice(b",\"data\":");
+    item.extend_from_slice(body);
+    item.push(b'}');
+    item
+}
+
+fn answer(reply: &[u8]) -> Answer {
+    let reply: Value = serde_json::from_slice(reply).expect("a reply is JSON");
+    let error = &reply["meta"]["error"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Answer {
+        error: error["code"].as_str().map(str::to_owned),
+        message: text(&error["message"]),
+        execution: text(&error["execution"]),
+        data: reply["data"].clone(),
+    }
+}
+
+/// `None` where AMQP itself can't carry the address, so that nothing can be sent.
+fn amqp_properties(reply_to: &str, timeout_ms: u64) -> Option<BasicProperties> {
+    let mut headers = FieldTable::default();
+    headers.insert(
+        "commlib-timeout-ms".into(),
+        lapin::types::AMQPValue::LongLongInt(timeout_ms.cast_signed()),
+    );
+    let reply_to = ShortString::try_new(reply_to).ok()?;
+    Some(
+        BasicProperties::default()
+            .with_type("commlib.request".into())
+            .with_message_id("raw-1".into())
+            .with_correlation_id("raw-1".into())
+            .with_reply_to(reply_to)
+            .with_headers(headers),
+    )
+}
+
+async fn amqp_publish(
+    channel: &Channel,
+    exchange: &str,
+    key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) {
+    channel
+        .basic_publish(
+            exchange.into(),
+            key.into(),
+            BasicPublishOptions::default(),
+            body,
+            properties,
+        )
+        .await
+        .expect("published");
+}

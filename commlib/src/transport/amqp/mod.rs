@@ -1,5 +1,341 @@
-//! stub
+//! RabbitMQ, over AMQP 0-9-1.
+//!
+//! - Two connections: one publishes (requests and their replies, topics, answers), the other takes and acknowledges. A
+//!   broker under an alarm stops reading from connections that publish, and from nothing else ([`supervisor`]).
+//! - What is published goes through [lanes](publisher), each a channel, with many messages in flight.
+//! - A `consume` and a `subscribe` have a channel each, and are built anew from their specification whenever it goes.
+//!
+//! The client library logs: at `WARN` it prints messages that the broker returned, bodies included, and at `TRACE` the
+//! login. Where bodies are secret, filter its target, `lapin`, to `error`.
+//!
+//! A message that is not valid AMQP (a short string that is not UTF-8, say) makes the library end the connection each
+//! time it is delivered. The broker passes such messages on. Whoever may publish to a service's queue can stop that
+//! service so; it is noticed and logged after three times in a row, and tried more slowly from then on.
+
+mod connector;
+mod consumer;
+mod errors;
+mod flight;
+mod inbox;
+mod properties;
+mod publisher;
+mod rebuild;
+mod responder;
+mod subscription;
+mod supervisor;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::connector::Target;
+use self::inbox::Inbox;
+use self::properties::{name, short};
+use self::publisher::{Job, Kind, Lane, Outcome};
+use self::supervisor::{Board, Role, Slot};
 use super::*;
-pub(crate) async fn connect(_: &BrokerUrl, _: TransportOptions) -> Result<Arc<dyn Transport>, ConnectError> {
-    unimplemented!()
+
+/// The exchange of topics.
+const TOPICS: &str = "amq.topic";
+/// No broker takes larger messages.
+const MAX_MESSAGE: usize = 128 * 1024 * 1024;
+/// How often it is looked whether everything was sent when closing.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What consumers and subscriptions share.
+#[derive(Debug)]
+pub(super) struct Core {
+    options: TransportOptions,
+    address: String,
+    consuming: Arc<Slot>,
+    replies: Arc<Lane>,
+    /// Cancelled when nothing more is taken.
+    closing: CancellationToken,
+    tasks: TaskTracker,
+    refused: AtomicU64,
+}
+
+impl Core {
+    fn not_in_time(&self, what: &str) -> TransportError {
+        if self.consuming.is_up() {
+            return errors::timeout(what, self.options.operation_timeout, Execution::DidNotRun);
+        }
+        TransportError::did_not_run(
+            TransportErrorKind::Disconnected,
+            format!(
+                "{what} failed: there is no connection to the broker at {}",
+                self.address
+            ),
+        )
+    }
+
+    fn refused_a_reply_address(&self, service: &str) {
+        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
+        // Whoever sends many of these shall not fill the log.
+        if refused.is_power_of_two() {
+            tracing::warn!(%service, refused, "a request named a reply address that no requester owns; it gets no reply");
+        }
+    }
+}
+
+/// The transport.
+#[derive(Debug)]
+struct Amqp {
+    core: Arc<Core>,
+    board: Arc<Board>,
+    publishing: Arc<Slot>,
+    requests: Mutex<Option<Arc<Lane>>>,
+    oneway: Arc<Lane>,
+    topics: Arc<Lane>,
+    /// Cancelled when nothing more is sent.
+    ended: CancellationToken,
+    closed: AtomicBool,
+}
+
+/// Connects.
+pub(crate) async fn connect(
+    url: &BrokerUrl,
+    options: TransportOptions,
+) -> Result<Arc<dyn Transport>, ConnectError> {
+    let limit = options.operation_timeout;
+    let target = Arc::new(Target::new(
+        url,
+        format!("commlib {}", options.node_id),
+        options.connect_timeout,
+    ));
+    let board = Arc::new(Board::new());
+    let slot = |role| Slot::new(role, Arc::clone(&target), Arc::clone(&board), limit);
+    let (publishing, consuming) = (slot(Role::Publishing), slot(Role::Consuming));
+    if options.lazy {
+        publishing.start();
+    } else {
+        publishing.connect().await?;
+    }
+    let ended = CancellationToken::new();
+    let lane = |kind| Lane::new(kind, Arc::clone(&publishing), limit, ended.clone());
+    Ok(Arc::new(Amqp {
+        oneway: lane(Kind::Oneway),
+        topics: lane(Kind::Topics),
+        core: Arc::new(Core {
+            options,
+            address: url.address(),
+            consuming,
+            replies: lane(Kind::Replies),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            refused: AtomicU64::new(0),
+        }),
+        board,
+        publishing,
+        requests: Mutex::new(None),
+        ended,
+        closed: AtomicBool::new(false),
+    }))
+}
+
+/// 24 characters that nobody can guess, for names at the broker.
+fn random_name() -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let random: [u8; 24] = rand::random();
+    random
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte & 63)]))
+        .collect()
+}
+
+impl Amqp {
+    fn check(&self, body: usize) -> Result<(), TransportError> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(TransportError::closed());
+        }
+        let limit = MAX_MESSAGE;
+        if body > limit {
+            return Err(TransportError::did_not_run(
+                TransportErrorKind::TooLarge,
+                format!("the message has {body} bytes, the broker takes {limit}"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn requests(&self) -> Option<Arc<Lane>> {
+        self.requests.lock().clone()
+    }
+
+    fn lanes(&self) -> Vec<Arc<Lane>> {
+        let mut lanes = vec![
+            Arc::clone(&self.oneway),
+            Arc::clone(&self.topics),
+            Arc::clone(&self.core.replies),
+        ];
+        lanes.extend(self.requests());
+        lanes
+    }
+}
+
+impl Drop for Amqp {
+    fn drop(&mut self) {
+        self.core.closing.cancel();
+        self.ended.cancel();
+        self.publishing.abandon();
+        self.core.consuming.abandon();
+    }
+}
+
+impl Transport for Amqp {
+    fn name(&self) -> &'static str {
+        "amqp"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            no_responders: true,
+            groups: true,
+            give_back: true,
+            expires: true,
+        }
+    }
+
+    fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.board.subscribe()
+    }
+
+    fn open_inbox(&self, sink: Arc<dyn ReplySink>) -> BoxFuture<'_, Result<(), TransportError>> {
+        async move {
+            self.check(0)?;
+            let closing = self.ended.child_token();
+            // An inbox that is not awaited to the end ends.
+            let guard = closing.clone().drop_guard();
+            let options = &self.core.options;
+            let inbox = Inbox {
+                sink,
+                route: options.reply_route,
+                max_body: options.max_body,
+            };
+            let lane = Lane::new(
+                Kind::Requests(inbox),
+                Arc::clone(&self.publishing),
+                options.operation_timeout,
+                closing,
+            );
+            lane.start();
+            lane.ready().await?;
+            guard.disarm();
+            *self.requests.lock() = Some(lane);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn request(&self, request: Request) -> Result<(), TransportError> {
+        self.check(request.message.data.len())?;
+        let Some(lane) = self.requests() else {
+            return Err(TransportError::did_not_run(
+                TransportErrorKind::Disconnected,
+                "there is no inbox for the reply",
+            ));
+        };
+        let key = short("address", request.address.as_str())?;
+        let (properties, body) = properties::request(
+            &request.message,
+            request.time_to_live,
+            Some(self.core.options.reply_route),
+            self.core.options.dialect,
+        )?;
+        let id = request.message.meta.id.unwrap_or_default();
+        lane.submit(Job {
+            exchange: name(""),
+            key,
+            properties,
+            body,
+            outcome: Outcome::Request { id },
+        })
+    }
+
+    fn forget(&self, id: &str) -> bool {
+        self.requests().is_some_and(|lane| lane.forget(id))
+    }
+
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        async move {
+            self.check(request.message.data.len())?;
+            let key = short("address", request.address.as_str())?;
+            let dialect = self.core.options.dialect;
+            let message = properties::request(&request.message, request.time_to_live, None, dialect)?;
+            // What the broker returns is found by this id, so there has to be one.
+            let id = request.message.meta.id.unwrap_or_default();
+            self.oneway.publish(name(""), key, message, Some(id)).await
+        }
+        .boxed()
+    }
+
+    fn publish(
+        &self,
+        address: Address,
+        message: Envelope,
+    ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        async move {
+            self.check(message.data.len())?;
+            let key = short("address", address.as_str())?;
+            let message = properties::topic(&message)?;
+            self.topics.publish(name(TOPICS), key, message, None).await
+        }
+        .boxed()
+    }
+
+    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {
+        async move {
+            self.check(0)?;
+            consumer::consume(&self.core, spec).await
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+        async move {
+            self.check(0)?;
+            subscription::subscribe(&self.core, spec).await
+        }
+        .boxed()
+    }
+
+    fn close(&self, limit: Duration) -> BoxFuture<'_, Result<(), TransportError>> {
+        async move {
+            let until = Instant::now() + limit;
+            self.closed.store(true, Ordering::Relaxed);
+            self.core.closing.cancel();
+            self.core.tasks.close();
+            // A broker that blocks publishers takes nothing more: waiting for it would be in vain.
+            let lanes = self.lanes();
+            let unsettled = || lanes.iter().map(|lane| lane.unsettled()).sum::<usize>();
+            let flush = async {
+                while unsettled() > 0 && !self.publishing.is_blocked() && self.publishing.is_up() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                self.core.tasks.wait().await;
+            };
+            let _ = tokio::time::timeout_at(until, flush).await;
+            let lost = unsettled();
+            self.ended.cancel();
+            let grace = until.saturating_duration_since(Instant::now());
+            tokio::join!(self.publishing.close(grace), self.core.consuming.close(grace));
+            self.board.close();
+            if lost == 0 {
+                return Ok(());
+            }
+            Err(TransportError::may_have_run(
+                TransportErrorKind::Timeout,
+                format!("{lost} messages were not sent to the broker, or not confirmed by it, before it was closed"),
+            ))
+        }
+        .boxed()
+    }
 }

@@ -1,0 +1,195 @@
+//! Opens one connection in a way that can be given up.
+//!
+//! The client library has no limit for its greeting, and an attempt that is dropped lives on with its thread and its
+//! socket. So the socket is opened here, and a second handle of it is kept, through which it can be shut down: that
+//! ends an attempt, and a connection that the broker no longer reads from.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_compat::Compat;
+use async_rs::Runtime;
+use lapin::types::LongString;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+use parking_lot::Mutex;
+use socket2::{SockRef, Socket, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use super::errors;
+use super::properties::name;
+use crate::error::ConnectError;
+use crate::transport::BrokerUrl;
+use crate::transport::url::Scheme;
+
+/// Both sides agree on the smaller of this and what the broker wants. Without one the library would reserve buffers
+/// for frames of 4 GiB from a broker that wants none.
+const FRAME_MAX: u32 = 128 * 1024;
+const HEARTBEAT_SECONDS: u16 = 10;
+
+type Stream = AsyncTcpStream<Compat<TcpStream>>;
+
+/// What is needed to connect. `Debug` shows no password.
+pub(super) struct Target {
+    url: BrokerUrl,
+    /// Shown by the broker's tools.
+    name: String,
+    limit: Duration,
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Target").field(&self.url.address()).finish()
+    }
+}
+
+/// Shuts the socket of a connection down.
+#[derive(Debug)]
+pub(super) struct KillHandle(Socket);
+
+impl KillHandle {
+    pub(super) fn kill(&self) {
+        // A socket that is gone already is as dead as it can be.
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Kills an attempt whose future is dropped.
+struct KillOnDrop(Option<KillHandle>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            handle.kill();
+        }
+    }
+}
+
+impl Target {
+    pub(super) fn new(url: &BrokerUrl, name: String, limit: Duration) -> Self {
+        Self {
+            url: url.clone(),
+            name,
+            limit,
+        }
+    }
+
+    /// Connects and logs in, within the limit. Dropping the future ends the attempt.
+    pub(super) async fn open(&self, role: &str) -> Result<(Connection, KillHandle), ConnectError> {
+        match tokio::time::timeout(self.limit, self.attempt(role)).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::Timeout {
+                address: self.url.address(),
+                limit: self.limit,
+            }),
+        }
+    }
+
+    async fn attempt(&self, role: &str) -> Result<(Connection, KillHandle), ConnectError> {
+        let unreachable = |error: std::io::Error| ConnectError::Unreachable {
+            address: self.url.address(),
+            reason: error.to_string(),
+        };
+        let socket = TcpStream::connect((self.url.host(), self.url.port()))
+            .await
+            .map_err(unreachable)?;
+        socket.set_nodelay(true).map_err(unreachable)?;
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
+        let handle = SockRef::from(&socket);
+        handle.set_tcp_keepalive(&keepalive).map_err(unreachable)?;
+        let mut handle = KillOnDrop(Some(KillHandle(handle.try_clone().map_err(unreachable)?)));
+        let stream = self.secure(AsyncTcpStream::Plain(Compat::new(socket))).await?;
+        let connection = self.greet(stream, role).await?;
+        match handle.0.take() {
+            Some(handle) => Ok((connection, handle)),
+            // It was put there six lines above.
+            None => Err(unreachable(std::io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    async fn secure(&self, stream: Stream) -> Result<Stream, ConnectError> {
+        if self.url.scheme() != Scheme::Amqps {
+            return Ok(stream);
+        }
+        // With two providers in a build the TLS library panics unless one was chosen; somebody else may have done so.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        stream
+            .into_tls(self.url.host(), lapin::tcp::TLSConfig::default())
+            .await
+            .map_err(|error| ConnectError::Tls {
+                address: self.url.address(),
+                reason: error.to_string(),
+            })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn secure(&self, stream: Stream) -> Result<Stream, ConnectError> {
+        if self.url.scheme() == Scheme::Amqps {
+            return Err(ConnectError::NotBuilt {
+                scheme: "amqps",
+                feature: "tls",
+            });
+        }
+        Ok(stream)
+    }
+
+    async fn greet(&self, stream: Stream, role: &str) -> Result<Connection, ConnectError> {
+        let uri = AMQPUri {
+            scheme: AMQPScheme::AMQP,
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: self.url.user().unwrap_or("guest").to_owned(),
+                    password: self
+                        .url
+                        .password()
+                        .map_or("guest", |password| password.expose())
+                        .to_owned(),
+                },
+                host: self.url.host().to_owned(),
+                port: self.url.port(),
+            },
+            vhost: match self.url.path() {
+                "" => "/".to_owned(),
+                vhost => vhost.to_owned(),
+            },
+            query: AMQPQueryString {
+                frame_max: Some(FRAME_MAX),
+                heartbeat: Some(self.heartbeat()),
+                ..AMQPQueryString::default()
+            },
+        };
+        // The library panics over names that no broker can have.
+        if uri.vhost.len() > 255 {
+            return Err(ConnectError::Auth {
+                address: self.url.address(),
+                reason: "the name of the virtual host is longer than 255 bytes".into(),
+            });
+        }
+        let properties = ConnectionProperties::default()
+            .with_connection_name(format!("{} {role}", self.name).into())
+            .with_client_property(name("product"), LongString::from("commlib"))
+            .with_client_property(name("version"), LongString::from(env!("CARGO_PKG_VERSION")));
+        let stream = Arc::new(Mutex::new(Some(stream)));
+        Connection::connector(
+            uri,
+            Runtime::tokio_current(),
+            async move |_, _| {
+                let stream = stream.lock().take();
+                // Asked again only by the library's own recovery, which is off.
+                stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
+            },
+            properties,
+        )
+        .await
+        .map_err(|error| errors::login(&self.url.address(), &error))
+    }
+
+    fn heartbeat(&self) -> u16 {
+        self.url
+            .setting("heartbeat")
+            .and_then(|seconds| seconds.parse().ok())
+            .unwrap_or(HEARTBEAT_SECONDS)
+    }
+}

@@ -1,0 +1,315 @@
+//! Takes from work queues: one channel for each `consume`, rebuilt from its specification whenever it is gone.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{SelectAll, Stream, StreamExt};
+use lapin::message::Delivery as Message;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Consumer as Incoming};
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Core;
+use super::errors::bounded;
+use super::properties::{name, read_request, short};
+use super::rebuild::Rebuild;
+use super::responder::{Answer, Unsettled};
+use super::supervisor::{Link, next_link};
+use crate::transport::{ConsumeSpec, Consumer, Delivery, TransportError, TransportErrorKind};
+
+/// How long a queue lives without consumers, in ms; in normal operation it goes with its last consumer.
+const QUEUE_EXPIRES: i32 = 60_000;
+/// Requests that may wait in a queue.
+const QUEUE_LENGTH: i32 = 10_000;
+
+/// One event of one of the queues.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the common one")]
+enum Item {
+    Message(Message),
+    /// The consumer is gone; with the reason where there is one.
+    Gone(Option<lapin::Error>),
+}
+
+type Queues = SelectAll<Pin<Box<dyn Stream<Item = (usize, Item)> + Send>>>;
+
+/// The handle of a consumer.
+struct Handle {
+    stop: CancellationToken,
+    stopped: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Consumer for Handle {
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.stop.cancel();
+        Box::pin(self.stopped.cancelled())
+    }
+}
+
+/// What came to an end.
+enum End {
+    Stopped,
+    Gone(Option<lapin::Error>),
+}
+
+/// Starts taking; resolves when all queues are there and consumed.
+pub(super) async fn consume(
+    core: &Arc<Core>,
+    spec: ConsumeSpec,
+) -> Result<Box<dyn Consumer>, TransportError> {
+    core.consuming.start();
+    core.replies.start();
+    let stop = core.closing.child_token();
+    let guard = stop.clone().drop_guard();
+    let stopped = CancellationToken::new();
+    let (started, ready) = oneshot::channel();
+    let task = Task {
+        core: Arc::clone(core),
+        spec,
+        stop: stop.clone(),
+    };
+    let ended = stopped.clone().drop_guard();
+    core.tasks.spawn(async move {
+        task.run(started).await;
+        drop(ended);
+    });
+    let limit = core.options.operation_timeout;
+    match tokio::time::timeout(limit, ready).await {
+        Ok(Ok(result)) => result?,
+        Ok(Err(_)) => return Err(TransportError::closed()),
+        Err(_) => return Err(core.not_in_time("starting to take requests")),
+    }
+    Ok(Box::new(Handle {
+        stop,
+        stopped,
+        _guard: guard,
+    }))
+}
+
+struct Session {
+    channel: Channel,
+    queues: Queues,
+    tags: Vec<ShortString>,
+}
+
+struct Task {
+    core: Arc<Core>,
+    spec: ConsumeSpec,
+    stop: CancellationToken,
+}
+
+impl Task {
+    async fn run(self, started: oneshot::Sender<Result<(), TransportError>>) {
+        let mut started = Some(started);
+        let mut links = self.core.consuming.links();
+        let mut rebuild = Rebuild::new(&self.spec.service);
+        loop {
+            let link = tokio::select! {
+                link = next_link(&mut links) => link,
+                () = self.stop.cancelled() => None,
+            };
+            let Some(link) = link else { return };
+            let built = tokio::select! {
+                built = self.build(&link) => built,
+                () = self.stop.cancelled() => return,
+            };
+            match built {
+                Ok(mut session) => {
+                    let wanted = started.take().is_none_or(|started| started.send(Ok(())).is_ok());
+                    let end = if wanted {
+                        self.take(&mut session, &mut rebuild).await
+                    } else {
+                        End::Stopped
+                    };
+                    self.wind_down(session).await;
+                    match end {
+                        End::Stopped => return,
+                        End::Gone(error) => rebuild.ended(error.as_ref()),
+                    }
+                }
+                Err(error) => {
+                    if started.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                        return;
+                    }
+                    if matches!(
+                        error.kind,
+                        TransportErrorKind::Conflict | TransportErrorKind::Forbidden
+                    ) && let Some(started) = started.take()
+                    {
+                        let _ = started.send(Err(error));
+                        return;
+                    }
+                    rebuild.failed(&error);
+                }
+            }
+            tokio::select! {
+                () = rebuild.pause() => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn build(&self, link: &Link) -> Result<Session, TransportError> {
+        let limit = self.core.options.operation_timeout;
+        let channel = link.channel().await?;
+        let prefetch = u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX);
+        // One count for all queues of the channel: no message is taken without a permit for it.
+        let options = BasicQosOptions {
+            global: self.spec.addresses.len() > 1,
+        };
+        bounded(
+            "limiting what is taken",
+            limit,
+            channel.basic_qos(prefetch, options),
+        )
+        .await?;
+        let mut session = Session {
+            channel,
+            queues: SelectAll::new(),
+            tags: Vec::new(),
+        };
+        for index in 0..self.spec.addresses.len() {
+            self.add(&mut session, index).await?;
+        }
+        Ok(session)
+    }
+
+    /// Declares and consumes one queue.
+    async fn add(&self, session: &mut Session, index: usize) -> Result<(), TransportError> {
+        let limit = self.core.options.operation_timeout;
+        let Some(address) = self.spec.addresses.get(index) else {
+            return Ok(());
+        };
+        let queue = short("address", address.as_str())?;
+        let options = QueueDeclareOptions {
+            durable: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut arguments = FieldTable::default();
+        arguments.insert(name("x-expires"), AMQPValue::LongInt(QUEUE_EXPIRES));
+        arguments.insert(name("x-max-length"), AMQPValue::LongInt(QUEUE_LENGTH));
+        arguments.insert(name("x-overflow"), AMQPValue::LongString("reject-publish".into()));
+        let what = format!("declaring the queue `{address}`");
+        let declare = session.channel.queue_declare(queue.clone(), options, arguments);
+        bounded(&what, limit, declare).await?;
+        let what = format!("consuming the queue `{address}`");
+        let consume = session.channel.basic_consume(
+            queue,
+            name(""),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let incoming = bounded(&what, limit, consume).await?;
+        session.tags.push(incoming.tag());
+        session.queues.push(items(index, incoming));
+        Ok(())
+    }
+
+    /// Hands up what comes until there is nothing more to come.
+    async fn take(&self, session: &mut Session, rebuild: &mut Rebuild) -> End {
+        loop {
+            tokio::task::coop::consume_budget().await;
+            let item = tokio::select! {
+                item = session.queues.next() => item,
+                () = self.stop.cancelled() => return End::Stopped,
+            };
+            match item {
+                Some((index, Item::Message(message))) => {
+                    rebuild.good();
+                    let unsettled = Unsettled::new(&session.channel, message.delivery_tag);
+                    let permits = Arc::clone(&self.spec.permits);
+                    let permit = tokio::select! {
+                        permit = permits.acquire_owned() => permit,
+                        () = self.stop.cancelled() => return End::Stopped,
+                    };
+                    // A closed semaphore is a server that is going away.
+                    let Ok(permit) = permit else { return End::Stopped };
+                    // The channel went meanwhile, so the broker gives this one to somebody else.
+                    if message.acker.poisoned() {
+                        continue;
+                    }
+                    self.deliver(index, message, unsettled, permit);
+                }
+                Some((_, Item::Gone(Some(error)))) => return End::Gone(Some(error)),
+                Some((index, Item::Gone(None))) => {
+                    // Somebody deleted this queue; its neighbours live on.
+                    tracing::warn!(service = %self.spec.service, queue = ?self.spec.addresses.get(index), "a queue is gone; making it anew");
+                    if let Err(error) = self.add(session, index).await {
+                        rebuild.failed(&error);
+                        return End::Gone(None);
+                    }
+                }
+                None => return End::Gone(None),
+            }
+        }
+    }
+
+    fn deliver(
+        &self,
+        index: usize,
+        message: Message,
+        delivery: Unsettled,
+        permit: tokio::sync::OwnedSemaphorePermit,
+    ) {
+        let (taken, question) =
+            read_request(&message.properties, Bytes::from(message.data), self.spec.max_body);
+        if question.refused {
+            self.core.refused_a_reply_address(&self.spec.service);
+        }
+        self.spec.sink.deliver(Delivery {
+            address: index,
+            taken,
+            redelivered: message.redelivered,
+            responder: Box::new(Answer {
+                delivery,
+                question,
+                permit,
+                replies: Arc::clone(&self.core.replies),
+                patience: self.core.options.operation_timeout,
+            }),
+        });
+    }
+
+    /// Cancels the consumers and hands up what came before that, as far as there are permits for it. The rest is given
+    /// back to the broker. The channel stays open for as long as there are answers to acknowledge.
+    async fn wind_down(&self, mut session: Session) {
+        let limit = self.core.options.operation_timeout;
+        let cancel = async {
+            for tag in std::mem::take(&mut session.tags) {
+                let cancel = session.channel.basic_cancel(tag, BasicCancelOptions::default());
+                if cancel.await.is_err() {
+                    return;
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(limit, cancel).await.is_ok();
+        while in_time && let Some((index, item)) = session.queues.next().await {
+            let Item::Message(message) = item else { continue };
+            if message.acker.poisoned() {
+                continue;
+            }
+            let unsettled = Unsettled::new(&session.channel, message.delivery_tag);
+            if let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned() {
+                self.deliver(index, message, unsettled, permit);
+            }
+        }
+    }
+}
+
+/// What comes from a queue, with an item for its end.
+fn items(index: usize, incoming: Incoming) -> Pin<Box<dyn Stream<Item = (usize, Item)> + Send>> {
+    let stream = futures_util::stream::unfold(Some(incoming), move |incoming| async move {
+        let mut incoming = incoming?;
+        match incoming.next().await {
+            Some(Ok(message)) => Some(((index, Item::Message(message)), Some(incoming))),
+            Some(Err(error)) => Some(((index, Item::Gone(Some(error))), None)),
+            None => Some(((index, Item::Gone(None)), None)),
+        }
+    });
+    Box::pin(stream)
+}

@@ -1,0 +1,414 @@
+//! One session of a lane: its channel, and what was handed to the library and is not settled yet.
+//!
+//! Confirms come in any order, and the library attaches a returned message to whichever confirm it completes next. So a
+//! return is matched by the message id in it, wherever it surfaces. For a request nothing more is needed, as its
+//! confirm promises nothing. A message that nobody answers is *accepted* only when its return can't come any more: when
+//! a confirm without a return was seen after its own, because then none was waiting to be attached.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
+use slab::Slab;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::properties::{EXCHANGE_OF_REPLIES, name};
+use super::publisher::{Job, Lane, Outcome, State};
+use super::supervisor::Link;
+use super::{errors, inbox};
+use crate::error::Execution;
+use crate::transport::{Accepted, TransportError, TransportErrorKind};
+
+/// Publishes that the library has and that are not settled.
+const MAX_IN_FLIGHT: usize = 8 * 1024;
+/// Bodies that the library has, in bytes.
+const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+/// After a connection is gone the library settles everything at once; this is only in case that it does not.
+const SETTLE: Duration = Duration::from_millis(300);
+
+type Done = oneshot::Sender<Result<Accepted, TransportError>>;
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The lane was closed.
+    Closed,
+    /// The channel or the connection is gone.
+    Lost,
+}
+
+/// How far a publish came.
+#[expect(clippy::large_enum_variant, reason = "the large variant is the common one")]
+enum Fate {
+    /// The library did not write it.
+    Unwritten(lapin::Error),
+    /// The broker answered, or there is nothing to wait for.
+    Answered(Confirmation),
+    /// It was written and the channel ended before the answer.
+    Unanswered(lapin::Error),
+}
+
+enum Entry {
+    Request(String),
+    Publish(Done, OwnedSemaphorePermit),
+    /// The rest is kept by id, because a return finds it so.
+    Mandatory(String),
+    Reply(OwnedSemaphorePermit),
+    /// Told of its fate already.
+    Told,
+}
+
+/// See the [module](self).
+pub(super) struct Flight<'a> {
+    pub(super) lane: &'a Lane,
+    pub(super) link: Arc<Link>,
+    pub(super) channel: Channel,
+    pub(super) inbox: Option<inbox::Session>,
+}
+
+impl Flight<'_> {
+    /// Sends until the channel is gone or the lane is closed, then tells everybody.
+    pub(super) async fn run(self) -> End {
+        let Flight {
+            lane,
+            link,
+            channel,
+            inbox,
+        } = self;
+        let mut blocked = link.blocked();
+        let mut ledger = Ledger::new(lane);
+        let mut publishes = FuturesUnordered::new();
+        let mut exchange_declared = false;
+        let mut is_blocked = ledger.follow(blocked.borrow_and_update().as_ref());
+        let end = loop {
+            let room = ledger.room(publishes.len());
+            if !is_blocked && room > 0 {
+                for mut job in lane.take(room) {
+                    if job.exchange.as_str() == EXCHANGE_OF_REPLIES && !exchange_declared {
+                        exchange_declared = declare_exchange(&link, lane).await;
+                    }
+                    if job.exchange.as_str() == EXCHANGE_OF_REPLIES && !exchange_declared {
+                        lane.settled(1);
+                        continue;
+                    }
+                    let mandatory = matches!(
+                        job.outcome,
+                        Outcome::Request { .. } | Outcome::Publish { id: Some(_), .. }
+                    );
+                    let body = std::mem::take(&mut job.body);
+                    let mut properties = std::mem::take(&mut job.properties);
+                    if let Some(inbox) = &inbox {
+                        properties = properties.with_reply_to(inbox.reply_to.clone());
+                    }
+                    let (exchange, routing_key) = (job.exchange.clone(), job.key.clone());
+                    let key = ledger.insert(job, body.len());
+                    publishes.push(publish(
+                        &channel,
+                        (exchange, routing_key, mandatory),
+                        properties,
+                        body,
+                        key,
+                    ));
+                }
+            }
+            tokio::task::coop::consume_budget().await;
+            tokio::select! {
+                biased;
+                () = link.dead() => break End::Lost,
+                () = inbox::ended(inbox.as_ref()) => break End::Lost,
+                changed = blocked.changed() => match changed {
+                    Ok(()) => is_blocked = ledger.follow(blocked.borrow_and_update().as_ref()),
+                    Err(_) => break End::Lost,
+                },
+                Some((key, fate)) = publishes.next(), if !publishes.is_empty() => {
+                    ledger.settle(key, fate);
+                    while let Some(Some((key, fate))) = publishes.next().now_or_never() {
+                        ledger.settle(key, fate);
+                    }
+                    ledger.accept(publishes.is_empty());
+                    if !channel.status().connected() {
+                        break End::Lost;
+                    }
+                }
+                // Whatever the library settled before an acceptance has to be seen before it is told.
+                () = tokio::task::yield_now(), if !ledger.due.is_empty() => ledger.accept(publishes.is_empty()),
+                () = lane.queued(), if room > 0 && !is_blocked => if !channel.status().connected() {
+                    break End::Lost;
+                },
+                never = lane.expire(), if is_blocked && lane.is_replies() => match never {},
+                () = lane.closing.cancelled() => break End::Closed,
+            }
+        };
+        // What comes meanwhile waits for the next session, or is refused with the rest.
+        lane.enter(State::Down);
+        let wait = async {
+            while let Some((key, fate)) = publishes.next().await {
+                ledger.settle(key, fate);
+            }
+        };
+        if end == End::Lost {
+            let _ = tokio::time::timeout(SETTLE, wait).await;
+        }
+        if let Some(inbox) = inbox {
+            inbox.finish(SETTLE).await;
+        }
+        ledger.end(end);
+        end
+    }
+}
+
+async fn publish(
+    channel: &Channel,
+    (exchange, routing_key, mandatory): (lapin::types::ShortString, lapin::types::ShortString, bool),
+    properties: BasicProperties,
+    body: bytes::Bytes,
+    key: usize,
+) -> (usize, Fate) {
+    let options = BasicPublishOptions {
+        mandatory,
+        immediate: false,
+    };
+    let written = channel
+        .basic_publish(exchange, routing_key, options, &body, properties)
+        .await;
+    drop(body);
+    let fate = match written {
+        Err(error) => Fate::Unwritten(error),
+        Ok(confirm) => confirm.await.map_or_else(Fate::Unanswered, Fate::Answered),
+    };
+    (key, fate)
+}
+
+/// On a channel of its own, because a refusal closes it.
+async fn declare_exchange(link: &Link, lane: &Lane) -> bool {
+    let declare = async {
+        let channel = link.channel().await?;
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let declare = channel.exchange_declare(
+            name(EXCHANGE_OF_REPLIES),
+            ExchangeKind::Direct,
+            options,
+            FieldTable::default(),
+        );
+        errors::bounded("declaring the exchange `commlib.reply`", lane.limit, declare).await
+    };
+    match declare.await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "a reply is dropped");
+            false
+        }
+    }
+}
+
+/// Who is to be told what.
+struct Ledger<'a> {
+    lane: &'a Lane,
+    entries: Slab<(Entry, usize)>,
+    bytes: usize,
+    /// Messages that must be routed and nobody answers, by id.
+    mandatory: HashMap<String, (Done, OwnedSemaphorePermit)>,
+    /// Confirmed, with a return perhaps still to come.
+    confirmed: Vec<String>,
+    /// Confirmed, with a return perhaps settled by the library and not yet seen here.
+    accepted: Vec<String>,
+    /// To be told when everything that is settled was looked at once more.
+    due: Vec<String>,
+    /// Why the channel ended.
+    cause: Option<lapin::Error>,
+}
+
+impl<'a> Ledger<'a> {
+    fn new(lane: &'a Lane) -> Self {
+        Self {
+            lane,
+            entries: Slab::new(),
+            bytes: 0,
+            mandatory: HashMap::new(),
+            confirmed: Vec::new(),
+            accepted: Vec::new(),
+            due: Vec::new(),
+            cause: None,
+        }
+    }
+
+    fn room(&self, in_flight: usize) -> usize {
+        if self.bytes >= MAX_IN_FLIGHT_BYTES {
+            return 0;
+        }
+        MAX_IN_FLIGHT.saturating_sub(in_flight)
+    }
+
+    fn insert(&mut self, job: Job, size: usize) -> usize {
+        self.bytes += size;
+        let entry = match job.outcome {
+            Outcome::Request { id } => Entry::Request(id),
+            Outcome::Publish { id: None, done, turn } => Entry::Publish(done, turn),
+            Outcome::Publish {
+                id: Some(id),
+                done,
+                turn,
+            } => {
+                self.mandatory.insert(id.clone(), (done, turn));
+                Entry::Mandatory(id)
+            }
+            Outcome::Reply { permit, .. } => Entry::Reply(permit),
+        };
+        self.entries.insert((entry, size))
+    }
+
+    fn settle(&mut self, key: usize, fate: Fate) {
+        let (entry, size) = self.entries.remove(key);
+        self.bytes -= size;
+        self.lane.settled(1);
+        match fate {
+            Fate::Unwritten(error) => {
+                let status = errors::operation("publishing", &error, Execution::DidNotRun);
+                self.cause = Some(error);
+                self.tell(entry, Err(status));
+            }
+            Fate::Unanswered(error) => {
+                // Requests are told by `lost`, with every other one.
+                if !matches!(entry, Entry::Request(_)) {
+                    let status = errors::operation("publishing", &error, Execution::MayHaveRun);
+                    self.tell(entry, Err(status));
+                }
+                self.cause = Some(error);
+            }
+            Fate::Answered(Confirmation::Nack(returned)) => {
+                self.tell(
+                    entry,
+                    Err(TransportError::did_not_run(
+                        TransportErrorKind::QueueFull,
+                        "the broker refused the message: a queue is full",
+                    )),
+                );
+                self.returned(returned);
+            }
+            Fate::Answered(confirmation) => {
+                let returned = confirmation.take_message();
+                let none_waiting = returned.is_none();
+                self.returned(returned);
+                match entry {
+                    Entry::Mandatory(id) => self.confirmed.push(id),
+                    Entry::Publish(..) => self.tell(entry, Ok(Accepted::default())),
+                    Entry::Request(_) | Entry::Reply(_) | Entry::Told => {}
+                }
+                if none_waiting {
+                    self.accepted.append(&mut self.confirmed);
+                }
+            }
+        }
+    }
+
+    /// Tells those whose return can't come any more.
+    fn accept(&mut self, idle: bool) {
+        if idle {
+            self.accepted.append(&mut self.confirmed);
+        }
+        for id in std::mem::take(&mut self.due) {
+            if let Some((done, _turn)) = self.mandatory.remove(&id) {
+                let _ = done.send(Ok(Accepted::default()));
+            }
+        }
+        self.due = std::mem::take(&mut self.accepted);
+    }
+
+    fn returned(&mut self, message: Option<BasicReturnMessage>) {
+        let Some(message) = message else { return };
+        let Some(id) = message.delivery.properties.message_id() else {
+            return;
+        };
+        let error = TransportError::did_not_run(
+            TransportErrorKind::NoResponders,
+            format!("nobody serves `{}`", message.delivery.routing_key),
+        );
+        if let Some((done, _turn)) = self.mandatory.remove(id.as_str()) {
+            let _ = done.send(Err(error));
+        } else if let Some(sink) = self.lane.sink() {
+            sink.failed(id.as_str(), error);
+        }
+    }
+
+    /// Follows an alarm of the broker. What it took may still be carried out when the alarm is over; what was not
+    /// handed over never will. Returns whether the broker is blocking.
+    fn follow(&mut self, reason: Option<&Arc<str>>) -> bool {
+        let Some(reason) = reason else {
+            self.lane.enter(State::Up);
+            return false;
+        };
+        let state = State::Blocked(Arc::clone(reason));
+        let error = errors::blocked(reason, Execution::DidNotRun);
+        self.lane.refuse(state, &error, || ());
+        let error = errors::blocked(reason, Execution::MayHaveRun);
+        let entries: Vec<_> = self
+            .entries
+            .iter_mut()
+            .filter(|(_, (entry, _))| !matches!(entry, Entry::Reply(_)))
+            .map(|(_, (entry, _))| std::mem::replace(entry, Entry::Told))
+            .collect();
+        for entry in entries {
+            self.tell(entry, Err(error.clone()));
+        }
+        true
+    }
+
+    /// Tells everybody that the session is over.
+    fn end(mut self, end: End) {
+        let error = |execution| match (&self.cause, end) {
+            (_, End::Closed) if execution == Execution::DidNotRun => TransportError::closed(),
+            (_, End::Closed) => TransportError::closed_in_flight(),
+            (Some(cause), End::Lost) => errors::operation("publishing", cause, execution),
+            (None, End::Lost) => errors::disconnected(execution),
+        };
+        let (never_sent, lost) = (error(Execution::DidNotRun), error(Execution::MayHaveRun));
+        self.lane.settled(self.entries.len());
+        for (_, (entry, _)) in std::mem::take(&mut self.entries) {
+            if !matches!(entry, Entry::Request(_)) {
+                self.tell(entry, Err(lost.clone()));
+            }
+        }
+        for (_, (done, _turn)) in std::mem::take(&mut self.mandatory) {
+            let _ = done.send(Err(lost.clone()));
+        }
+        let sink = self.lane.sink();
+        self.lane.refuse(State::Down, &never_sent, || {
+            if let Some(sink) = sink {
+                sink.lost(lost);
+            }
+        });
+    }
+
+    fn tell(&mut self, entry: Entry, result: Result<Accepted, TransportError>) {
+        match entry {
+            Entry::Request(id) => {
+                if let (Some(sink), Err(error)) = (self.lane.sink(), result) {
+                    sink.failed(&id, error);
+                }
+            }
+            Entry::Publish(done, _turn) => {
+                let _ = done.send(result);
+            }
+            Entry::Mandatory(id) => {
+                if let Some((done, _turn)) = self.mandatory.remove(&id) {
+                    let _ = done.send(result);
+                }
+            }
+            Entry::Reply(_permit) => {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "a reply was lost");
+                }
+            }
+            Entry::Told => {}
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! Messages as AMQP carries them: the body is the bare data, the rest rides in the properties and the headers table.
+//!
+//! Every short string is checked here, because the client library panics over 255 bytes; and the size of the headers,
+//! because the broker closes the whole connection when they do not fit one frame.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use crate::envelope::{Dialect, Envelope, JSON, Malformed, Meta, WireError, commlib_py, native};
+use crate::error::{Execution, StatusCode};
+use crate::transport::{ReplyRoute, Taken, TransportError, TransportErrorKind};
+
+/// Names in the headers table that are ours.
+const RESERVED: &str = "commlib-";
+const TIMEOUT: &str = "commlib-timeout-ms";
+const TIMESTAMP: &str = "commlib-timestamp-us";
+const ERROR_CODE: &str = "commlib-error-code";
+const ERROR_MESSAGE: &str = "commlib-error-message";
+const ERROR_EXECUTION: &str = "commlib-error-execution";
+const REPLY_EXCHANGE: &str = "commlib-reply-exchange";
+
+/// The direct exchange that reply queues are bound to.
+pub(super) const EXCHANGE_OF_REPLIES: &str = "commlib.reply";
+/// The pseudo queue of Direct Reply-to.
+pub(super) const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+const TYPE: &str = "commlib.";
+const REQUEST: &str = "commlib.request";
+const MESSAGE: &str = "commlib.message";
+const REPLY: &str = "commlib.reply";
+const ERROR: &str = "commlib.error";
+
+/// Properties have to fit one frame of 128 KiB beside what the broker adds.
+const MAX_HEADERS: usize = 96 * 1024;
+/// Texts of errors are cut here: they are for people.
+const MAX_ERROR_TEXT: usize = 8 * 1024;
+
+/// A short string, or an error in place of the library's panic.
+pub(super) fn short(what: &str, text: &str) -> Result<ShortString, TransportError> {
+    ShortString::try_new(text).map_err(|_| {
+        TransportError::did_not_run(
+            TransportErrorKind::TooLarge,
+            format!("the {what} is {} bytes, AMQP takes 255", text.len()),
+        )
+    })
+}
+
+/// A short string of a text that is known to fit; a longer one is cut, which no caller can tell from not fitting.
+pub(super) fn name(text: &str) -> ShortString {
+    ShortString::try_new(cut(text, 255)).unwrap_or_default()
+}
+
+/// At most this many bytes, ending between characters.
+fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len()))
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
+    &text[..end]
+}
+
+/// Encodes a request, or without a route for its reply a message to a work queue that nobody answers. The address of
+/// the reply is added when it is sent.
+pub(super) fn request(
+    message: &Envelope,
+    time_to_live: Duration,
+    reply: Option<ReplyRoute>,
+    dialect: Dialect,
+) -> Result<(BasicProperties, Bytes), TransportError> {
+    let meta = &message.meta;
+    let id = short("id", meta.id.as_deref().unwrap_or_default())?;
+    let properties = base(meta)?
+        .with_message_id(id.clone())
+        .with_correlation_id(id)
+        .with_delivery_mode(1)
+        .with_expiration(name(
+            itoa::Buffer::new().format(time_to_live.as_millis().min(u128::from(u32::MAX))),
+        ));
+    if dialect == Dialect::CommlibPy {
+        let body = message.data.trim_ascii_start();
+        if !body.is_empty() && !body.starts_with(b"{") {
+            return Err(TransportError::did_not_run(
+                TransportErrorKind::Unsupported,
+                "commlib-py takes requests that are objects; a request of another shape would never be answered",
+            ));
+        }
+        // Its server wants an address in the body even though it uses the property where there is one.
+        let address = reply.map_or("commlib.none", |_| DIRECT_REPLY_TO);
+        return Ok((properties, commlib_py::encode_request(message, address).into()));
+    }
+    let mut headers = headers(meta)?;
+    if let Some(timeout) = meta.timeout_ms {
+        headers.insert(name(TIMEOUT), integer(timeout));
+    }
+    if reply == Some(ReplyRoute::Queue) {
+        headers.insert(name(REPLY_EXCHANGE), text(EXCHANGE_OF_REPLIES));
+    }
+    Ok((
+        properties.with_type(name(REQUEST)).with_headers(headers),
+        message.data.clone(),
+    ))
+}
+
+/// Encodes a topic message. The same form serves commlib-py, which reads nothing but the body.
+pub(super) fn topic(message: &Envelope) -> Result<(BasicProperties, Bytes), TransportError> {
+    let meta = &message.meta;
+    let mut properties = base(meta)?.with_type(name(MESSAGE)).with_delivery_mode(1);
+    if let Some(id) = &meta.id {
+        properties = properties.with_message_id(short("id", id)?);
+    }
+    if let Some(id) = &meta.correlation_id {
+        properties = properties.with_correlation_id(short("correlation id", id)?);
+    }
+    let mut headers = headers(meta)?;
+    if let Some(timeout) = meta.timeout_ms {
+        headers.insert(name(TIMEOUT), integer(timeout));
+    }
+    Ok((properties.with_headers(headers), message.data.clone()))
+}
+
+/// Encodes a reply. It always succeeds: what does not fit is left out, because an answer without its headers is
+/// better than none.
+pub(super) fn reply(reply: &Envelope, question: &Question) -> (BasicProperties, Bytes) {
+    let meta = &reply.meta;
+    let mut properties = base(meta).unwrap_or_else(|_| base_of(JSON, meta));
+    if let Some(id) = &question.correlation_id {
+        properties = properties.with_correlation_id(name(id));
+    }
+    if question.dialect == Dialect::CommlibPy {
+        let body = commlib_py::encode_reply(reply, question.body_correlation_id.as_deref());
+        return (properties, body.into());
+    }
+    if let Some(id) = &meta.id {
+        properties = properties.with_message_id(name(id));
+    }
+    let mut headers = headers(meta).unwrap_or_else(|error| {
+        tracing::warn!(%error, "a reply goes without its headers");
+        let mut headers = FieldTable::default();
+        if let Some(timestamp) = meta.timestamp {
+            headers.insert(name(TIMESTAMP), integer(timestamp));
+        }
+        headers
+    });
+    let Some(error) = &meta.error else {
+        return (
+            properties.with_type(name(REPLY)).with_headers(headers),
+            reply.data.clone(),
+        );
+    };
+    headers.insert(name(ERROR_CODE), text(&error.code));
+    headers.insert(name(ERROR_MESSAGE), text(cut(&error.message, MAX_ERROR_TEXT)));
+    if let Some(execution) = error.execution {
+        headers.insert(name(ERROR_EXECUTION), text(execution.as_str()));
+    }
+    let details = if error.details.is_empty() {
+        Bytes::from_static(b"null")
+    } else {
+        error.details.clone()
+    };
+    (properties.with_type(name(ERROR)).with_headers(headers), details)
+}
+
+fn base(meta: &Meta) -> Result<BasicProperties, TransportError> {
+    let content_type = meta.content_type.as_deref().unwrap_or(JSON);
+    short("content type", content_type)?;
+    Ok(base_of(content_type, meta))
+}
+
+fn base_of(content_type: &str, meta: &Meta) -> BasicProperties {
+    let properties = BasicProperties::default()
+        .with_content_type(name(content_type))
+        .with_content_encoding(name("utf8"));
+    match meta.timestamp {
+        Some(timestamp) => properties.with_timestamp(timestamp / 1_000_000),
+        None => properties,
+    }
+}
+
+fn headers(meta: &Meta) -> Result<FieldTable, TransportError> {
+    let mut table = FieldTable::default();
+    let mut size = 0;
+    for (key, value) in meta.headers.iter() {
+        size += key.len() + value.len() + 6;
+        if !key.starts_with(RESERVED) {
+            table.insert(short("name of a header", key)?, text(value));
+        }
+    }
+    if size > MAX_HEADERS {
+        return Err(TransportError::did_not_run(
+            TransportErrorKind::TooLarge,
+            format!("the headers are {size} bytes, AMQP takes {MAX_HEADERS}; put large values into the body"),
+        ));
+    }
+    if let Some(timestamp) = meta.timestamp {
+        table.insert(name(TIMESTAMP), integer(timestamp));
+    }
+    Ok(table)
+}
+
+fn integer(value: u64) -> AMQPValue {
+    AMQPValue::LongLongInt(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(value.into())
+}
+
+/// What answering a request needs to know of it.
+#[derive(Debug, Clone)]
+pub(super) struct Question {
+    pub(super) dialect: Dialect,
+    /// The reply's property: the request's, or its message id.
+    pub(super) correlation_id: Option<String>,
+    /// What the header in the body of a commlib-py request named.
+    body_correlation_id: Option<String>,
+    /// Where the reply goes, if it may be written there.
+    pub(super) route: Option<Route>,
+    /// An address that no requester owns was asked for.
+    pub(super) refused: bool,
+}
+
+/// An exchange and a routing key.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    pub(super) exchange: &'static str,
+    pub(super) key: String,
+}
+
+/// Reads a message of a work queue and how to answer it.
+pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: usize) -> (Taken, Question) {
+    let correlation_id = owned(properties.correlation_id()).or_else(|| owned(properties.message_id()));
+    let (route, refused) = route(properties);
+    let mut question = Question {
+        dialect: Dialect::Native,
+        correlation_id,
+        body_correlation_id: None,
+        route,
+        refused,
+    };
+    let ours = is_ours(properties);
+    if !ours && looks_like_py(&body) {
+        question.dialect = Dialect::CommlibPy;
+    }
+    if body.len() > max_body {
+        return (Taken::TooLarge { size: body.len() }, question);
+    }
+    if ours {
+        return (Taken::Message(bare(properties, body)), question);
+    }
+    let taken = match native::decode(&body) {
+        Ok((mut message, Dialect::CommlibPy)) => {
+            question.dialect = Dialect::CommlibPy;
+            question.body_correlation_id = message.meta.correlation_id.take();
+            message.meta.id = owned(properties.message_id());
+            message.meta.correlation_id.clone_from(&question.correlation_id);
+            message.meta.reply_to = owned(properties.reply_to());
+            message.meta.headers = read_headers(properties);
+            Taken::Message(message)
+        }
+        // An object with `meta` is no envelope here: AMQP carries that in its properties.
+        Ok(_) => Taken::Message(bare(properties, body)),
+        Err(mut malformed) => {
+            if question.dialect == Dialect::Native && is_json(&body) {
+                Taken::Message(bare(properties, body))
+            } else {
+                malformed.reply_to = owned(properties.reply_to());
+                malformed.correlation_id.clone_from(&question.correlation_id);
+                Taken::Malformed(malformed)
+            }
+        }
+    };
+    (taken, question)
+}
+
+/// Reads a reply and the id of the request that it answers.
+pub(super) fn read_reply(
+    properties: &BasicProperties,
+    body: Bytes,
+    max_body: usize,
+) -> (Option<String>, Result<Envelope, Malformed>) {
+    let id = owned(properties.correlation_id());
+    if body.len() > max_body {
+        return (
+            id,
+            Err(Malformed::new(format!(
+                "the reply has {} bytes, over the limit of {max_body}",
+                body.len()
+            ))),
+        );
+    }
+    if !is_ours(properties)
+        && looks_like_py(&body)
+        && let Ok((mut message, Dialect::CommlibPy)) = native::decode(&body)
+    {
+        message.meta.correlation_id.clone_from(&id);
+        message.meta.headers = read_headers(properties);
+        return (id, Ok(message));
+    }
+    (id, Ok(bare(properties, body)))
+}
+
+/// Reads a topic message.
+pub(super) fn read_topic(properties: &BasicProperties, body: Bytes) -> Result<Envelope, Malformed> {
+    if !is_ours(properties) && !is_json(&body) {
+        return Err(Malformed::new("the body is not JSON"));
+    }
+    Ok(bare(properties, body))
+}
+
+fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
+    let headers = properties.headers().as_ref();
+    let number = |key: &str| {
+        headers
+            .and_then(|headers| headers.inner().get(key))
+            .and_then(as_u64)
+    };
+    let string = |key: &str| {
+        headers
+            .and_then(|headers| headers.inner().get(key))
+            .and_then(as_text)
+    };
+    let mut message = Envelope {
+        data: body,
+        meta: Meta {
+            id: owned(properties.message_id()),
+            correlation_id: owned(properties.correlation_id()),
+            reply_to: owned(properties.reply_to()),
+            timestamp: number(TIMESTAMP).or_else(|| (*properties.timestamp()).and_then(microseconds)),
+            timeout_ms: number(TIMEOUT),
+            content_type: owned(properties.content_type()).filter(|content_type| content_type != JSON),
+            headers: read_headers(properties),
+            error: None,
+        },
+    };
+    if properties
+        .kind()
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == ERROR)
+    {
+        let details = std::mem::take(&mut message.data);
+        message.meta.error = Some(WireError {
+            code: string(ERROR_CODE).unwrap_or_else(|| StatusCode::Internal.as_str().to_owned()),
+            message: string(ERROR_MESSAGE).unwrap_or_default(),
+            details: if details.as_ref() == b"null" {
+                Bytes::new()
+            } else {
+                details
+            },
+            execution: string(ERROR_EXECUTION).map(|word| Execution::from_wire(&word)),
+        });
+    }
+    message
+}
+
+/// The property counts seconds; commlib-py puts nanoseconds there.
+fn microseconds(timestamp: u64) -> Option<u64> {
+    if timestamp > 10_u64.pow(16) {
+        Some(timestamp / 1_000)
+    } else {
+        timestamp.checked_mul(1_000_000)
+    }
+}
+
+fn read_headers(properties: &BasicProperties) -> crate::envelope::Headers {
+    let mut read = crate::envelope::Headers::new();
+    for (key, value) in properties.headers().iter().flatten() {
+        if !key.as_str().starts_with(RESERVED)
+            && let Some(value) = as_text(value)
+        {
+            read.insert(key.as_str(), value);
+        }
+    }
+    read
+}
+
+fn as_text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => String::from_utf8(text.as_bytes().to_vec()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+fn as_u64(value: &AMQPValue) -> Option<u64> {
+    match value {
+        AMQPValue::ShortShortInt(value) => u64::try_from(*value).ok(),
+        AMQPValue::ShortShortUInt(value) => Some((*value).into()),
+        AMQPValue::ShortInt(value) => u64::try_from(*value).ok(),
+        AMQPValue::ShortUInt(value) => Some((*value).into()),
+        AMQPValue::LongInt(value) => u64::try_from(*value).ok(),
+        AMQPValue::LongUInt(value) => Some((*value).into()),
+        AMQPValue::LongLongInt(value) => u64::try_from(*value).ok(),
+        AMQPValue::Timestamp(value) => Some(*value),
+        _ => None,
+    }
+}
+
+fn owned(text: &Option<ShortString>) -> Option<String> {
+    text.as_ref()
+        .map(ShortString::as_str)
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
+}
+
+fn is_ours(properties: &BasicProperties) -> bool {
+    properties
+        .kind()
+        .as_ref()
+        .is_some_and(|kind| kind.as_str().starts_with(TYPE))
+}
+
+fn is_json(body: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+}
+
+/// Whether a body begins as commlib-py begins it; for bodies that are not read to the end.
+fn looks_like_py(body: &[u8]) -> bool {
+    body.trim_ascii_start()
+        .strip_prefix(b"{")
+        .is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\"header\""))
+}
+
+/// The forms of reply addresses that requesters own; nothing else is ever written to.
+fn route(properties: &BasicProperties) -> (Option<Route>, bool) {
+    let Some(address) = owned(properties.reply_to()) else {
+        return (None, false);
+    };
+    let plain = |text: &str, others: &[u8]| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte))
+    };
+    let exchange = match properties
+        .headers()
+        .as_ref()
+        .and_then(|headers| headers.inner().get(REPLY_EXCHANGE))
+    {
+        None => "",
+        Some(value) if as_text(value).as_deref() == Some(EXCHANGE_OF_REPLIES) => EXCHANGE_OF_REPLIES,
+        Some(_) => return (None, true),
+    };
+    let direct = address
+        .strip_prefix(DIRECT_REPLY_TO)
+        .and_then(|rest| rest.strip_prefix('.'));
+    let queue = address
+        .strip_prefix(EXCHANGE_OF_REPLIES)
+        .and_then(|rest| rest.strip_prefix('.'));
+    let fine = match (direct, queue) {
+        (Some(token), _) => !token.is_empty() && plain(token, b"+/=._-") && exchange.is_empty(),
+        (_, Some(random)) => random.len() == 24 && plain(random, b"_-"),
+        _ => false,
+    };
+    if fine {
+        let key = address;
+        (Some(Route { exchange, key }), false)
+    } else {
+        (None, true)
+    }
+}
+
+#[cfg(test)]
+#[path = "properties_tests.rs"]
+mod tests;

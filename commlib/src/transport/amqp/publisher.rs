@@ -1,0 +1,373 @@
+//! Lanes: what is published goes through one of four, each with its own channel on the publishing connection, so that
+//! a channel that the broker closes takes no neighbours with it.
+//!
+//! A lane is a bounded queue and one task. The task keeps many publishes in flight and awaits none of them by itself:
+//! the library then writes them together, which is where the throughput comes from.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::ShortString;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::errors;
+use super::flight::{End, Flight};
+use super::inbox::Inbox;
+use super::supervisor::{Link, Slot, next_link};
+use crate::error::Execution;
+use crate::transport::backoff::Backoff;
+use crate::transport::{Accepted, ReplySink, TransportError};
+
+/// Messages that wait for the task. It is only this far behind when the broker reads slowly.
+const MAX_QUEUED: usize = 16 * 1024;
+/// Publishes and sends that wait for their confirm; more of them wait for their turn.
+const MAX_UNCONFIRMED: usize = 2048;
+/// How often replies that nobody can be given are looked through.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What a lane carries.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Requests and their replies: Direct Reply-to wants both on one channel.
+    Requests(Inbox),
+    /// Messages to work queues that nobody answers.
+    Oneway,
+    /// Topic messages.
+    Topics,
+    /// Replies of servers. They are held while there is no way to send them.
+    Replies,
+}
+
+/// A message and what happens when its fate is known.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) exchange: ShortString,
+    pub(super) key: ShortString,
+    pub(super) properties: BasicProperties,
+    pub(super) body: Bytes,
+    pub(super) outcome: Outcome,
+}
+
+/// Who is told of a message's fate.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The sink, by this id.
+    Request { id: String },
+    /// A future.
+    Publish {
+        /// Set where the broker returns what it cannot route.
+        id: Option<String>,
+        done: oneshot::Sender<Result<Accepted, TransportError>>,
+        turn: OwnedSemaphorePermit,
+    },
+    /// Nobody; the server's permit is held until it is written.
+    Reply {
+        permit: OwnedSemaphorePermit,
+        until: Instant,
+    },
+}
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// Without a channel. While there is a connection one is being made, and messages wait for it.
+    Down,
+    Up,
+    Blocked(Arc<str>),
+    Closed,
+}
+
+#[derive(Debug)]
+struct Queue {
+    state: State,
+    jobs: VecDeque<Job>,
+    /// Handed to the library and not yet settled.
+    in_flight: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) kind: Kind,
+    slot: Arc<Slot>,
+    pub(super) limit: Duration,
+    queue: Mutex<Queue>,
+    queued: Notify,
+    changed: watch::Sender<Option<TransportError>>,
+    turns: Arc<Semaphore>,
+    started: AtomicBool,
+    pub(super) closing: CancellationToken,
+}
+
+impl Lane {
+    pub(super) fn new(kind: Kind, slot: Arc<Slot>, limit: Duration, closing: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            kind,
+            slot,
+            limit,
+            queue: Mutex::new(Queue {
+                state: State::Down,
+                jobs: VecDeque::new(),
+                in_flight: 0,
+            }),
+            queued: Notify::new(),
+            changed: watch::channel(None).0,
+            turns: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
+            started: AtomicBool::new(false),
+            closing,
+        })
+    }
+
+    pub(super) fn start(self: &Arc<Self>) {
+        if !self.started.load(Ordering::Relaxed) && !self.started.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Arc::clone(self).run());
+        }
+    }
+
+    /// Waits until messages can be sent.
+    pub(super) async fn ready(&self) -> Result<(), TransportError> {
+        let mut changed = self.changed.subscribe();
+        let mut links = self.slot.links();
+        let wait = async {
+            loop {
+                let connected = links.borrow_and_update().is_some();
+                match self.queue.lock().state {
+                    State::Up => return Ok(()),
+                    State::Down if connected => {}
+                    State::Down => return Err(errors::disconnected(Execution::DidNotRun)),
+                    State::Blocked(ref reason) => return Err(errors::blocked(reason, Execution::DidNotRun)),
+                    State::Closed => return Err(TransportError::closed()),
+                }
+                tokio::select! {
+                    _ = changed.changed() => {}
+                    _ = links.changed() => {}
+                }
+                if let Some(error) = changed.borrow_and_update().clone() {
+                    return Err(error);
+                }
+            }
+        };
+        tokio::time::timeout(self.limit, wait).await.unwrap_or_else(|_| {
+            Err(errors::timeout(
+                "opening a channel for publishing",
+                self.limit,
+                Execution::DidNotRun,
+            ))
+        })
+    }
+
+    /// Queues a message.
+    pub(super) fn submit(&self, job: Job) -> Result<(), TransportError> {
+        let mut queue = self.queue.lock();
+        match (&queue.state, &job.outcome) {
+            (State::Closed, _) => return Err(TransportError::closed()),
+            (State::Up, _) | (_, Outcome::Reply { .. }) => {}
+            (State::Down, _) if self.slot.is_up() => {}
+            (State::Down, _) => return Err(errors::disconnected(Execution::DidNotRun)),
+            (State::Blocked(reason), _) => return Err(errors::blocked(reason, Execution::DidNotRun)),
+        }
+        if queue.jobs.len() >= MAX_QUEUED {
+            return Err(errors::blocked(
+                "it reads more slowly than messages are sent",
+                Execution::DidNotRun,
+            ));
+        }
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    /// Publishes and waits for the confirm.
+    pub(super) async fn publish(
+        self: &Arc<Self>,
+        exchange: ShortString,
+        key: ShortString,
+        message: (BasicProperties, Bytes),
+        id: Option<String>,
+    ) -> Result<Accepted, TransportError> {
+        self.start();
+        self.ready().await?;
+        let what = format!("publishing to `{key}`");
+        let turn = match tokio::time::timeout(self.limit, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(_)) => return Err(TransportError::closed()),
+            Err(_) => return Err(errors::timeout(&what, self.limit, Execution::DidNotRun)),
+        };
+        let (done, answer) = oneshot::channel();
+        let (properties, body) = message;
+        self.submit(Job {
+            exchange,
+            key,
+            properties,
+            body,
+            outcome: Outcome::Publish { id, done, turn },
+        })?;
+        match tokio::time::timeout(self.limit, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(errors::disconnected(Execution::MayHaveRun)),
+            Err(_) => Err(errors::timeout(&what, self.limit, Execution::MayHaveRun)),
+        }
+    }
+
+    /// Takes a message back that has not been handed to the library.
+    pub(super) fn forget(&self, id: &str) -> bool {
+        let mut queue = self.queue.lock();
+        let at = queue
+            .jobs
+            .iter()
+            .position(|job| matches!(&job.outcome, Outcome::Request { id: queued } if queued == id));
+        at.is_some_and(|at| queue.jobs.remove(at).is_some())
+    }
+
+    /// How many messages are neither settled nor given up.
+    pub(super) fn unsettled(&self) -> usize {
+        let queue = self.queue.lock();
+        queue.jobs.len() + queue.in_flight
+    }
+
+    /// The next messages for the library.
+    pub(super) fn take(&self, room: usize) -> Vec<Job> {
+        let mut queue = self.queue.lock();
+        let many = room.min(queue.jobs.len());
+        queue.in_flight += many;
+        queue.jobs.drain(..many).collect()
+    }
+
+    /// As many of those taken are settled.
+    pub(super) fn settled(&self, many: usize) {
+        self.queue.lock().in_flight -= many;
+    }
+
+    /// Resolves when something was queued.
+    pub(super) async fn queued(&self) {
+        self.queued.notified().await;
+    }
+
+    pub(super) fn is_replies(&self) -> bool {
+        matches!(self.kind, Kind::Replies)
+    }
+
+    /// Moves to a state in which messages go out or wait.
+    pub(super) fn enter(&self, state: State) {
+        self.queue.lock().state = state;
+        self.changed.send_replace(None);
+    }
+
+    /// Moves to a state in which nothing goes out, and tells about the messages that wait; replies are kept unless the
+    /// lane is closed. Whatever `also` tells is told before anything new is taken.
+    pub(super) fn refuse(&self, state: State, error: &TransportError, also: impl FnOnce()) {
+        let mut queue = self.queue.lock();
+        let keep = self.is_replies() && !matches!(state, State::Closed);
+        let jobs = if keep {
+            VecDeque::new()
+        } else {
+            std::mem::take(&mut queue.jobs)
+        };
+        queue.state = state;
+        for job in jobs {
+            match job.outcome {
+                Outcome::Request { id } => {
+                    if let Some(sink) = self.sink() {
+                        sink.failed(&id, error.clone());
+                    }
+                }
+                Outcome::Publish { done, .. } => {
+                    let _ = done.send(Err(error.clone()));
+                }
+                Outcome::Reply { .. } => tracing::warn!(%error, "a reply was lost"),
+            }
+        }
+        also();
+        drop(queue);
+        self.changed.send_replace(Some(error.clone()));
+    }
+
+    pub(super) fn sink(&self) -> Option<&Arc<dyn ReplySink>> {
+        match &self.kind {
+            Kind::Requests(inbox) => Some(&inbox.sink),
+            Kind::Oneway | Kind::Topics | Kind::Replies => None,
+        }
+    }
+
+    /// Drops replies that waited too long for the broker to take them. Never resolves.
+    pub(super) async fn expire(&self) -> std::convert::Infallible {
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            look.tick().await;
+            let now = Instant::now();
+            let mut queue = self.queue.lock();
+            let before = queue.jobs.len();
+            queue
+                .jobs
+                .retain(|job| !matches!(job.outcome, Outcome::Reply { until, .. } if until <= now));
+            let dropped = before - queue.jobs.len();
+            drop(queue);
+            if dropped > 0 {
+                tracing::warn!(
+                    dropped,
+                    "replies were dropped because the broker took none for too long"
+                );
+            }
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut links = self.slot.links();
+        let mut backoff = Backoff::new();
+        loop {
+            let built = tokio::select! {
+                link = next_link(&mut links) => match link {
+                    Some(link) => link,
+                    None => break,
+                },
+                never = self.expire() => match never {},
+                () = self.closing.cancelled() => break,
+            };
+            match self.build(&built).await {
+                Ok(flight) => {
+                    let since = Instant::now();
+                    if matches!(flight.run().await, End::Closed) {
+                        break;
+                    }
+                    if since.elapsed() > LOOK {
+                        backoff = Backoff::new();
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(kind = ?self.kind, %error, "cannot publish");
+                    self.refuse(State::Down, &error, || ());
+                }
+            }
+            let delay = backoff.next_delay();
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.closing.cancelled() => break,
+                never = self.expire() => match never {},
+            }
+        }
+        self.refuse(State::Closed, &TransportError::closed(), || ());
+    }
+
+    async fn build(&self, link: &Arc<Link>) -> Result<Flight<'_>, TransportError> {
+        let channel = link.channel().await?;
+        if !self.is_replies() {
+            let confirms = channel.confirm_select(lapin::options::ConfirmSelectOptions::default());
+            errors::bounded("asking for confirms", self.limit, confirms).await?;
+        }
+        let inbox = match &self.kind {
+            Kind::Requests(inbox) => Some(inbox.open(&channel, self.limit).await?),
+            Kind::Oneway | Kind::Topics | Kind::Replies => None,
+        };
+        Ok(Flight {
+            lane: self,
+            link: Arc::clone(link),
+            channel,
+            inbox,
+        })
+    }
+}

@@ -1,0 +1,411 @@
+//! Keeps connections: one slot for publishing and one for consuming, each a sequence of generations.
+//!
+//! The client library's own recovery is off, because with it calls in flight wait out an outage, and it gives up
+//! without a word. Here the end of a connection ends everything on it at once; then a slot tries again, without a
+//! limit. What lived on the connection (lanes, consumers, subscriptions) watches [`Slot::links`] and builds itself
+//! anew on each.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::{Stream, StreamExt};
+use lapin::{Channel, Connection, Event};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::connector::{KillHandle, Target};
+use super::errors;
+use super::properties::name;
+use crate::error::ConnectError;
+use crate::transport::backoff::Backoff;
+use crate::transport::{ConnectionState, TransportError};
+
+/// A refused login is tried again, as passwords are changed at the broker and here at different times, but slowly.
+const AUTH_RETRY: Duration = Duration::from_secs(5);
+/// A connection that lived this long was a good one.
+const GOOD: Duration = Duration::from_secs(5);
+/// How often the state of a connection is looked at, should an event be missed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a connection is for. A broker under an alarm stops reading from connections that publish, so taking and
+/// acknowledging need their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Publishing,
+    Consuming,
+}
+
+impl Role {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Publishing => "publishing",
+            Self::Consuming => "consuming",
+        }
+    }
+}
+
+/// One generation of a connection.
+pub(super) struct Link {
+    connection: Connection,
+    pub(super) generation: u64,
+    limit: Duration,
+    handle: KillHandle,
+    dead: CancellationToken,
+    blocked: watch::Sender<Option<Arc<str>>>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("generation", &self.generation)
+            .field("dead", &self.dead.is_cancelled())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(super) async fn channel(&self) -> Result<Channel, TransportError> {
+        errors::bounded("opening a channel", self.limit, self.connection.create_channel()).await
+    }
+
+    /// Resolves when the connection is gone.
+    pub(super) async fn dead(&self) {
+        self.dead.cancelled().await;
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.is_cancelled()
+    }
+
+    /// Why the broker takes no publishes, while it takes none.
+    pub(super) fn blocked(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.blocked.subscribe()
+    }
+
+    /// Watches until the connection is gone, and says why.
+    async fn watch(&self, events: impl Stream<Item = Event>, role: Role, board: &Board) -> String {
+        let mut events = pin!(events);
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Event::ConnectionBlocked(reason)) => {
+                        tracing::warn!(%reason, "the broker blocks publishers");
+                        self.blocked.send_replace(Some(reason.as_str().into()));
+                        board.set(role, SlotState::Blocked { generation: self.generation, reason });
+                    }
+                    Some(Event::ConnectionUnblocked) => {
+                        self.blocked.send_replace(None);
+                        board.set(role, SlotState::Up { generation: self.generation });
+                    }
+                    // Errors of channels come here too; only the state tells them apart.
+                    Some(Event::Error(error)) if !self.connection.status().connected() => return error.to_string(),
+                    Some(_) => {}
+                    None => return "the connection ended".to_owned(),
+                },
+                _ = look.tick() => if !self.connection.status().connected() {
+                    return "the connection ended".to_owned();
+                },
+            }
+        }
+    }
+
+    /// Closes in good order where the broker plays along, and for certain.
+    async fn close(&self, grace: Duration) {
+        // A broker that blocks publishers does not read the close either.
+        if !self.connection.status().blocked() && self.connection.status().connected() {
+            let _ = tokio::time::timeout(grace, self.connection.close(200, name("closed"))).await;
+        }
+        self.handle.kill();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.handle.kill();
+    }
+}
+
+#[derive(Debug, Clone)]
+enum SlotState {
+    Unused,
+    Connecting { attempt: u32, reason: String },
+    Up { generation: u64 },
+    Blocked { generation: u64, reason: String },
+}
+
+impl SlotState {
+    const fn generation(&self) -> u64 {
+        match self {
+            Self::Up { generation } | Self::Blocked { generation, .. } => *generation,
+            Self::Unused | Self::Connecting { .. } => 0,
+        }
+    }
+}
+
+/// Makes one state of the states of both slots.
+#[derive(Debug)]
+pub(super) struct Board {
+    slots: Mutex<[SlotState; 2]>,
+    state: watch::Sender<ConnectionState>,
+}
+
+impl Board {
+    pub(super) fn new() -> Self {
+        let (state, _) = watch::channel(ConnectionState::Connecting {
+            attempt: 0,
+            reason: String::new(),
+        });
+        Self {
+            slots: Mutex::new([SlotState::Unused, SlotState::Unused]),
+            state,
+        }
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<ConnectionState> {
+        self.state.subscribe()
+    }
+
+    pub(super) fn close(&self) {
+        self.state.send_replace(ConnectionState::Closed);
+    }
+
+    fn set(&self, role: Role, state: SlotState) {
+        let mut slots = self.slots.lock();
+        slots[role as usize] = state;
+        let combined = Self::combine(&slots);
+        self.state.send_if_modified(|current| {
+            let changed = *current != ConnectionState::Closed && *current != combined;
+            if changed {
+                *current = combined;
+            }
+            changed
+        });
+    }
+
+    fn combine(slots: &[SlotState; 2]) -> ConnectionState {
+        for slot in slots {
+            if let SlotState::Connecting { attempt, reason } = slot {
+                return ConnectionState::Connecting {
+                    attempt: *attempt,
+                    reason: reason.clone(),
+                };
+            }
+        }
+        for slot in slots {
+            if let SlotState::Blocked { reason, .. } = slot {
+                return ConnectionState::Blocked {
+                    reason: reason.clone(),
+                };
+            }
+        }
+        match slots {
+            [SlotState::Unused, _] => ConnectionState::Connecting {
+                attempt: 0,
+                reason: String::new(),
+            },
+            // The second connection is opened when it is needed; that alone is no new generation.
+            [publishing, consuming] => ConnectionState::Connected {
+                generation: publishing.generation() + consuming.generation().saturating_sub(1),
+            },
+        }
+    }
+}
+
+/// One connection and its successors. Never more than one attempt is alive.
+pub(super) struct Slot {
+    role: Role,
+    target: Arc<Target>,
+    board: Arc<Board>,
+    operation_timeout: Duration,
+    links: watch::Sender<Option<Arc<Link>>>,
+    started: AtomicBool,
+    stop: CancellationToken,
+    /// How long closing may take once it is stopped.
+    grace: Mutex<Duration>,
+    done: CancellationToken,
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("role", &self.role)
+            .field("link", &*self.links.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Slot {
+    pub(super) fn new(
+        role: Role,
+        target: Arc<Target>,
+        board: Arc<Board>,
+        operation_timeout: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            role,
+            target,
+            board,
+            operation_timeout,
+            links: watch::channel(None).0,
+            started: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            grace: Mutex::new(Duration::from_secs(1)),
+            done: CancellationToken::new(),
+        })
+    }
+
+    /// Connects once; keeps the connection from then on.
+    pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
+        let link = self.open(1).await?;
+        self.spawn(Some(link));
+        Ok(())
+    }
+
+    /// Starts trying, if that has not begun.
+    pub(super) fn start(self: &Arc<Self>) {
+        if !self.started.load(Ordering::Relaxed) {
+            self.spawn(None);
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, link: Option<Link>) {
+        if !self.started.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Arc::clone(self).run(link));
+        }
+    }
+
+    /// The connection of now, and each one after it.
+    pub(super) fn links(&self) -> watch::Receiver<Option<Arc<Link>>> {
+        self.links.subscribe()
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.links.borrow().is_some()
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.links
+            .borrow()
+            .as_ref()
+            .is_some_and(|link| link.blocked.borrow().is_some())
+    }
+
+    /// Ends for good.
+    pub(super) async fn close(&self, grace: Duration) {
+        *self.grace.lock() = grace;
+        self.stop.cancel();
+        if self.started.swap(true, Ordering::Relaxed) {
+            self.done.cancelled().await;
+        }
+    }
+
+    /// Ends for good, without waiting.
+    pub(super) fn abandon(&self) {
+        self.stop.cancel();
+    }
+
+    async fn open(&self, generation: u64) -> Result<Link, ConnectError> {
+        let (connection, handle) = self.target.open(self.role.as_str()).await?;
+        Ok(Link {
+            connection,
+            generation,
+            limit: self.operation_timeout,
+            handle,
+            dead: CancellationToken::new(),
+            blocked: watch::channel(None).0,
+        })
+    }
+
+    async fn run(self: Arc<Self>, mut first: Option<Link>) {
+        let mut generation = 0;
+        let mut backoff = Backoff::new();
+        let mut attempt = 0;
+        while !self.stop.is_cancelled() {
+            let opened = match first.take() {
+                Some(link) => Ok(link),
+                None => tokio::select! {
+                    opened = self.open(generation + 1) => opened,
+                    () = self.stop.cancelled() => break,
+                },
+            };
+            match opened {
+                Ok(link) => {
+                    generation = link.generation;
+                    attempt = 0;
+                    let since = Instant::now();
+                    let reason = self.keep(Arc::new(link)).await;
+                    if since.elapsed() >= GOOD {
+                        backoff = Backoff::new();
+                    }
+                    if self.stop.is_cancelled() {
+                        break;
+                    }
+                    tracing::warn!(role = self.role.as_str(), %reason, "the connection to the broker is lost");
+                }
+                Err(error) => {
+                    attempt += 1;
+                    tracing::warn!(role = self.role.as_str(), attempt, %error, "cannot connect to the broker");
+                    let reason = error.to_string();
+                    self.board
+                        .set(self.role, SlotState::Connecting { attempt, reason });
+                    if matches!(error, ConnectError::Auth { .. }) {
+                        self.pause(AUTH_RETRY).await;
+                    }
+                }
+            }
+            self.pause(backoff.next_delay()).await;
+        }
+        self.done.cancel();
+    }
+
+    /// Keeps a connection until it is gone, and says why it went.
+    async fn keep(&self, link: Arc<Link>) -> String {
+        let events = link.connection.events_listener();
+        // In this order, and the other way round at the end: whoever sees that it is connected finds the connection.
+        self.links.send_replace(Some(Arc::clone(&link)));
+        self.board.set(
+            self.role,
+            SlotState::Up {
+                generation: link.generation,
+            },
+        );
+        let reason = tokio::select! {
+            reason = link.watch(events, self.role, &self.board) => reason,
+            () = self.stop.cancelled() => {
+                let grace = *self.grace.lock();
+                link.close(grace).await;
+                "closed".to_owned()
+            }
+        };
+        if !self.stop.is_cancelled() {
+            let reason = reason.clone();
+            self.board
+                .set(self.role, SlotState::Connecting { attempt: 0, reason });
+        }
+        self.links.send_replace(None);
+        link.dead.cancel();
+        link.handle.kill();
+        reason
+    }
+
+    async fn pause(&self, delay: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Waits for a connection that is alive; `None` when there will be none any more.
+pub(super) async fn next_link(links: &mut watch::Receiver<Option<Arc<Link>>>) -> Option<Arc<Link>> {
+    let link = links
+        .wait_for(|link| link.as_ref().is_some_and(|link| !link.is_dead()))
+        .await
+        .ok()?;
+    link.clone()
+}

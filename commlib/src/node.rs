@@ -93,7 +93,6 @@ impl Node {
     }
 
     /// Settings before connecting.
-    #[must_use]
     pub fn builder() -> NodeBuilder {
         NodeBuilder::default()
     }

@@ -22,6 +22,10 @@ pub(crate) enum Outcome {
     Failed(TransportError),
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost every reply an allocation to save memory that the limit of calls bounds"
+)]
 enum State {
     Waiting(Option<Waker>),
     Done(Outcome),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Contract;
 
 /// The environment variable that makes [`assert_exported`] write the files instead of comparing.
-pub const UPDATE_VARIABLE: &str = "COMMLIB_UPDATE_SCHEMAS";
+const UPDATE_VARIABLE: &str = "COMMLIB_UPDATE_SCHEMAS";
 
 /// One file that differs from its contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,10 +137,11 @@ fn exported(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if let Ok(name) = entry.file_name().into_string() {
-            if entry.file_type()?.is_file() && name.ends_with(".json") {
-                names.push(name);
-            }
+        if let Ok(name) = entry.file_name().into_string()
+            && name.ends_with(".json")
+            && entry.file_type()?.is_file()
+        {
+            names.push(name);
         }
     }
     names.sort();

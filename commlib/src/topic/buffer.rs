@@ -9,6 +9,10 @@ use parking_lot::Mutex;
 use crate::transport::{TopicMessage, TopicSink};
 
 /// What comes out.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all items are messages, and none is stored in this form"
+)]
 pub(super) enum Item {
     Message(TopicMessage),
     /// So many messages were dropped here.

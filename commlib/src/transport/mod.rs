@@ -436,7 +436,7 @@ pub(crate) async fn connect(
     url: &BrokerUrl,
     options: TransportOptions,
 ) -> Result<Arc<dyn Transport>, ConnectError> {
-    match url.scheme() {
+    match url.kind() {
         #[cfg(feature = "memory")]
         url::Scheme::Memory => Ok(memory::connect(url, &options)),
         #[cfg(feature = "redis")]

@@ -239,8 +239,14 @@ impl BrokerUrl {
         }
     }
 
-    pub(crate) fn scheme(&self) -> Scheme {
+    pub(crate) fn kind(&self) -> Scheme {
         self.scheme
+    }
+
+    /// The scheme: `memory`, `redis`, `rediss`, `redis+unix`, `amqp` or `amqps`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        self.scheme.as_str()
     }
 
     /// The host, an IPv6 address without brackets; for `memory://` the name of the bus.

@@ -110,7 +110,7 @@ impl Target {
 
     #[cfg(feature = "tls")]
     async fn secure(&self, stream: Stream) -> Result<Stream, ConnectError> {
-        if self.url.scheme() != Scheme::Amqps {
+        if self.url.kind() != Scheme::Amqps {
             return Ok(stream);
         }
         // With two providers in a build the TLS library panics unless one was chosen; somebody else may have done so.
@@ -126,7 +126,7 @@ impl Target {
 
     #[cfg(not(feature = "tls"))]
     async fn secure(&self, stream: Stream) -> Result<Stream, ConnectError> {
-        if self.url.scheme() == Scheme::Amqps {
+        if self.url.kind() == Scheme::Amqps {
             return Err(ConnectError::NotBuilt {
                 scheme: "amqps",
                 feature: "tls",

@@ -106,3 +106,130 @@ async fn topics_reach_streams_with_their_levels() {
     assert_eq!(first.topic, "sensors.sonar.front");
     assert_eq!(rear.next().await.unwrap().unwrap().captures, (Side::Rear,));
 }
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+struct Order {
+    item: String,
+    count: u32,
+}
+
+/// Takes orders.
+#[commlib::rpc_service]
+trait OrderDesk {
+    /// Takes an order
+    /// as it is.
+    #[rpc(body, timeout = "1m")]
+    async fn place(&self, order: Order) -> u32;
+    #[rpc(name = "find")]
+    async fn find_orders(
+        &self,
+        #[rpc(name = "itemName")] item: String,
+        #[rpc(default)] limit: u32,
+        after: Option<u64>,
+    ) -> (String, u32, Option<u64>);
+    async fn r#move(&self, r#type: String);
+    #[deprecated = "use `place`"]
+    async fn old(&self);
+}
+
+struct Desk;
+
+impl OrderDesk for Desk {
+    async fn place(&self, order: Order) -> u32 {
+        order.count
+    }
+    async fn find_orders(&self, item: String, limit: u32, after: Option<u64>) -> (String, u32, Option<u64>) {
+        (item, limit, after)
+    }
+    async fn r#move(&self, _: String) {}
+    async fn old(&self) {}
+}
+
+/// What a peer of another language sees: addresses and bodies.
+#[tokio::test]
+async fn attributes_shape_the_wire() {
+    use commlib::rpc::RpcClient;
+    use serde_json::json;
+
+    let node = Node::connect(&format!("memory://{}", unique("typed")))
+        .await
+        .unwrap();
+    node.serve(OrderDeskServer::new(Desk)).await.unwrap();
+    let desk = OrderDeskClient::new(&node);
+    let order = Order {
+        item: "nut".into(),
+        count: 3,
+    };
+    assert_eq!(desk.place(order).await.unwrap(), 3);
+    assert_eq!(
+        desk.find_orders("nut".into(), 7, Some(1)).await.unwrap(),
+        ("nut".into(), 7, Some(1))
+    );
+    desk.r#move("x".into()).await.unwrap();
+
+    let call = async |method: &str, body| {
+        let address = commlib::Address::new(format!("order_desk.{method}")).unwrap();
+        RpcClient::new(&node).call_untyped(address, &body).await
+    };
+    assert_eq!(
+        call("place", json!({"item": "nut", "count": 3})).await.unwrap(),
+        json!(3)
+    );
+    assert_eq!(
+        call("find", json!({"itemName": "nut"})).await.unwrap(),
+        json!(["nut", 0, null])
+    );
+    assert_eq!(call("move", json!({"type": "x"})).await.unwrap(), json!(null));
+    assert!(
+        call("find", json!({"item": "nut"}))
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("itemName")
+    );
+}
+
+#[test]
+fn a_contract_says_what_the_trait_promises() {
+    let contract: serde_json::Value = serde_json::from_str(&OrderDeskClient::contract().to_json()).unwrap();
+    assert_eq!(
+        (&contract["kind"], &contract["name"]),
+        (&"rpc".into(), &"order_desk".into())
+    );
+    assert_eq!(contract["description"], "Takes orders.");
+    let method = |name: &str| {
+        let methods = contract["methods"].as_array().unwrap();
+        methods
+            .iter()
+            .find(|method| method["name"] == name)
+            .unwrap_or_else(|| panic!("no method {name}"))
+            .clone()
+    };
+    let place = method("place");
+    assert_eq!(place["description"], "Takes an order\nas it is.");
+    assert_eq!(
+        (&place["request"]["$ref"], &place["timeout_ms"]),
+        (&"#/$defs/Order".into(), &60_000.into())
+    );
+    assert_eq!(contract["$defs"]["Order"]["properties"]["item"]["type"], "string");
+    let find = method("find");
+    assert_eq!(find["address"], "order_desk.find");
+    let text = contract.to_string();
+    assert!(
+        text.contains("itemName") && !text.contains("find_orders"),
+        "{text}"
+    );
+    assert!(method("move").get("reply").is_none());
+    assert_eq!(
+        OrderDeskClient::contract().to_json(),
+        OrderDeskServer::<Desk>::contract().to_json()
+    );
+
+    let contract: serde_json::Value = serde_json::from_str(&SensorsPublisher::contract().to_json()).unwrap();
+    assert_eq!(contract["topics"][0]["address"], "sensors.sonar.{side}");
+    assert_eq!(contract["topics"][0]["levels"][0]["name"], "side");
+    assert_eq!(
+        contract["$defs"]["Side"]["enum"],
+        serde_json::json!(["front", "rear"])
+    );
+}

@@ -104,7 +104,8 @@ pub(crate) struct Field {
     pub(crate) wire: String,
     /// May be absent, then `Default::default()`.
     pub(crate) default: bool,
-    pub(crate) docs: Vec<Attribute>,
+    /// For the schema: the language takes no docs on arguments.
+    pub(crate) docs: Carried,
 }
 
 /// What a method returns.

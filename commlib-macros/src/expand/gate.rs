@@ -51,6 +51,6 @@ pub(crate) fn imports(krate: &CratePath) -> TokenStream {
     let private = krate.private();
     quote_spanned! {span=>
         use #private::{ClosedLevelGate as _, ClosedRpcGate as _, ClosedTopicGate as _, NotResult as _};
-        use #private::{schemars as __schemars, serde as __serde};
+        use #private::serde as __serde;
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn rpc_service(checked: &Checked<RpcMethod>) -> TokenStream {
         &quote_spanned! {span=>
             impl<__S> #krate::Serve for #server<__S> {
                 type Builder = #krate::rpc::ServeRpc;
-                fn serve_on(self, _: &#krate::Node) -> Self::Builder {
+                fn serve_on(self, _: &#krate::Node) -> #krate::rpc::ServeRpc {
                     ::std::process::abort()
                 }
             }
@@ -69,7 +69,7 @@ pub(crate) fn topics(checked: &Checked<Topic>) -> TokenStream {
         &quote_spanned! {span=>
             impl<__S> #krate::Serve for #handler<__S> {
                 type Builder = #krate::topic::ServeTopics;
-                fn serve_on(self, _: &#krate::Node) -> Self::Builder {
+                fn serve_on(self, _: &#krate::Node) -> #krate::topic::ServeTopics {
                     ::std::process::abort()
                 }
             }

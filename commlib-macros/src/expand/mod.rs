@@ -68,6 +68,7 @@ fn hidden(head: &Head, items: &TokenStream) -> TokenStream {
             dead_code,
             deprecated,
             non_camel_case_types,
+            non_snake_case,
             non_upper_case_globals,
             unreachable_pub,
             unused_imports,

@@ -1,7 +1,7 @@
 //! The expansion of `#[rpc_service]`.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
+use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::{Ident, Type};
 
@@ -123,7 +123,7 @@ fn server_impl(head: &Head, server: &Ident, methods: &[Generated<'_>]) -> TokenS
         #debug
         impl<__S: #ident> #krate::Serve for #server<__S> {
             type Builder = #krate::rpc::ServeRpc;
-            fn serve_on(self, node: &#krate::Node) -> Self::Builder {
+            fn serve_on(self, node: &#krate::Node) -> #krate::rpc::ServeRpc {
                 #private::serve_rpc(node, ::std::sync::Arc::new(self))
             }
         }
@@ -242,48 +242,79 @@ impl<'a> Generated<'a> {
     /// Generic over the types of its fields, so that a type without the derives makes it no message instead of an error.
     fn request_struct(&self) -> TokenStream {
         let span = Span::mixed_site();
+        let Generated { method, request, .. } = self;
+        let cfgs = method.carried.cfgs();
+        let params = self.request_params();
+        let fields = method.fields().zip(&params).map(|(field, param)| {
+            let (ident, wire) = (&field.ident, &field.wire);
+            let default = field.default.then(|| quote_spanned!(span=> #[serde(default)]));
+            quote_spanned!(span=> #[serde(rename = #wire)] #default #ident: #param,)
+        });
+        let schema = self.request_schema();
+        quote_spanned! {span=>
+            #(#cfgs)*
+            #[derive(__serde::Serialize, __serde::Deserialize)]
+            #[serde(crate = "__serde")]
+            struct #request<#(#params),*> {
+                #(#fields)*
+            }
+            #schema
+        }
+    }
+
+    /// The schema is put together by the runtime: schemars' derive leans on the prelude.
+    fn request_schema(&self) -> TokenStream {
+        let span = Span::mixed_site();
         let Generated {
             head,
             method,
             request,
             ..
         } = self;
+        let private = head.krate.private();
         let cfgs = method.carried.cfgs();
         let name = format!(
             "{}{}Request",
             head.ident.unraw(),
             pascal_case(&method.ident.unraw().to_string())
         );
-        let params = (0..method.fields().count())
-            .map(|index| format_ident!("__A{index}", span = span))
-            .collect::<Vec<_>>();
-        let fields = method.fields().zip(&params).map(|(field, param)| {
-            let (ident, wire, docs) = (&field.ident, &field.wire, &field.docs);
-            let default = field.default.then(|| quote_spanned!(span=> #[serde(default)]));
-            quote_spanned!(span=> #(#docs)* #[serde(rename = #wire)] #default #ident: #param,)
+        let params = self.request_params();
+        let bounds = method.fields().zip(&params).map(|(field, param)| {
+            let default = field
+                .default
+                .then(|| quote_spanned!(span=> + ::core::default::Default));
+            let krate = &head.krate;
+            quote_spanned!(span=> #param: #krate::Message #default)
         });
-        // schemars shows the default's value, so it needs more of the type than it asks for.
-        let bound = method.fields().any(|field| field.default).then(|| {
-            let bounds = method.fields().zip(&params).map(|(field, param)| {
-                let more = if field.default {
-                    " + ::core::default::Default + __serde::Serialize"
-                } else {
-                    ""
-                };
-                format!("{param}: __schemars::JsonSchema{more}")
-            });
-            let text = bounds.collect::<Vec<_>>().join(", ");
-            quote_spanned!(span=> , bound = #text)
+        let fields = method.fields().zip(&params).map(|(field, param)| {
+            let (wire, doc) = (&field.wire, field.docs.doc_text());
+            let function = internal(if field.default { "optional" } else { "field" });
+            quote_spanned!(span=> .#function::<#param>(#wire, #doc))
         });
         quote_spanned! {span=>
             #(#cfgs)*
-            #[derive(__serde::Serialize, __serde::Deserialize, __schemars::JsonSchema)]
-            #[serde(crate = "__serde")]
-            #[schemars(crate = "__schemars", rename = #name #bound)]
-            struct #request<#(#params),*> {
-                #(#fields)*
+            #[automatically_derived]
+            impl<#(#bounds),*> #private::schemars::JsonSchema for #request<#(#params),*> {
+                fn schema_name() -> ::std::borrow::Cow<'static, str> {
+                    ::std::borrow::Cow::Borrowed(#name)
+                }
+                fn schema_id() -> ::std::borrow::Cow<'static, str> {
+                    ::std::borrow::Cow::Borrowed(::core::concat!(::core::module_path!(), "::", #name))
+                }
+                fn json_schema(generator: &mut #private::schemars::SchemaGenerator) -> #private::schemars::Schema {
+                    #private::RequestSchema::new(generator)
+                        #(#fields)*
+                        .finish()
+                }
             }
         }
+    }
+
+    /// One type parameter for each field.
+    fn request_params(&self) -> Vec<Ident> {
+        (0..self.method.fields().count())
+            .map(|index| internal(&format!("__A{index}")))
+            .collect()
     }
 
     fn descriptor_entry(&self) -> TokenStream {

@@ -159,7 +159,7 @@ fn handler_impl(head: &Head, handler: &Ident, topics: &[Generated<'_>]) -> Token
         #debug
         impl<__S: #ident> #krate::Serve for #handler<__S> {
             type Builder = #krate::topic::ServeTopics;
-            fn serve_on(self, node: &#krate::Node) -> Self::Builder {
+            fn serve_on(self, node: &#krate::Node) -> #krate::topic::ServeTopics {
                 #private::serve_topics(node, ::std::sync::Arc::new(self))
             }
         }

@@ -46,7 +46,11 @@ fn user_method(method: &UserMethod) -> TokenStream {
         good,
     } = method;
     if !good {
-        // Its types may be such that a future over them isn't `Send`: leave it to the language, which takes any.
+        // Its types may be such that a future over them isn't `Send`, or that they have no size for a handler without one:
+        // leave the future to the language, which takes any, and require a size, which every handler has.
+        let mut sig = sig.clone();
+        let sized = syn::parse_quote!(Self: ::core::marker::Sized);
+        sig.generics.make_where_clause().predicates.push(sized);
         let end = body.as_ref().map_or_else(|| quote!(;), ToTokens::to_token_stream);
         return quote!(#(#attrs)* #[allow(async_fn_in_trait)] #sig #end);
     }

@@ -1,23 +1,10 @@
 //! The errors users get: that there is one, that there is only one, and that it says what to write instead.
 
-use super::{good, one_error, rpc, topic};
+use super::{good, rpc, says, topic, topic_method};
 
 /// One method in an otherwise good service.
 fn method(text: &str) -> (String, Vec<String>) {
     rpc("", &format!("trait X {{ {text} }}"))
-}
-
-/// One method in an otherwise good topic trait.
-fn topic_method(text: &str) -> (String, Vec<String>) {
-    topic("", &format!("trait X {{ {text} }}"))
-}
-
-#[track_caller]
-fn says(result: (String, Vec<String>), parts: &[&str]) {
-    let error = one_error(result);
-    for part in parts {
-        assert!(error.contains(part), "`{part}` is not in: {error}");
-    }
 }
 
 #[test]
@@ -384,90 +371,6 @@ fn addresses_are_unique_and_short() {
             "#[topic(\"{x}\")] async fn a(&self, x: u8, m: u8); #[topic(\"{y}\")] async fn b(&self, y: u8, m: u8);",
         ),
         &["`x.{}` is the address of method `a`"],
-    );
-}
-
-#[test]
-fn topics() {
-    good(topic_method(
-        "#[topic(\"a.{b}.{c}\")] async fn a(&self, c: u8, ctx: &MessageContext, m: M, b: B);",
-    ));
-    good(topic_method(
-        "#[topic(\"a.{type}\")] async fn a(&self, r#type: u8, m: M);",
-    ));
-    says(
-        topic_method("#[topic(\"a.{b}\")] async fn a(&self, m: M);"),
-        &["`{b}` is no argument", "add `b: Type`"],
-    );
-    says(
-        topic_method("#[topic(\"{b}.{b}\")] async fn a(&self, b: B, m: M);"),
-        &["captured twice"],
-    );
-    says(
-        topic_method("#[topic(\"x{b}\")] async fn a(&self, b: B, m: M);"),
-        &["a capture is a whole level"],
-    );
-    says(
-        topic_method("#[topic(\"{}\")] async fn a(&self, m: M);"),
-        &["bad capture `{}`"],
-    );
-    says(
-        topic_method("#[topic(\"a.*\")] async fn a(&self, m: M);"),
-        &["has a wildcard", "write `{name}`"],
-    );
-    says(
-        topic_method("#[topic(\"a..b\")] async fn a(&self, m: M);"),
-        &["empty level"],
-    );
-    says(
-        topic_method("#[topic(\"a b\")] async fn a(&self, m: M);"),
-        &["bad level `a b`"],
-    );
-    says(
-        topic_method("#[topic(\"{ctx}\")] async fn a(&self, ctx: &MessageContext, m: M);"),
-        &["never travels"],
-    );
-    says(
-        topic_method("async fn a(&self);"),
-        &["no argument is left for the message"],
-    );
-    says(
-        topic_method("#[topic(\"{m}\")] async fn a(&self, m: M);"),
-        &["no argument is left"],
-    );
-    says(
-        topic_method("async fn a(&self, a: u8, b: u8);"),
-        &["both `a` and `b`", "one struct", "`{b}`"],
-    );
-    says(
-        topic_method("async fn a(&self, a: u8) -> u8;"),
-        &["has no reply", "rpc_service"],
-    );
-    says(
-        topic_method("#[topic(\"a\", durable)] async fn a(&self, m: M);"),
-        &["unknown key `durable`", "the topic as a string"],
-    );
-    says(
-        topic_method("#[topic(\"a\", \"b\")] async fn a(&self, m: M);"),
-        &["given twice"],
-    );
-    says(
-        topic_method("#[topic(prefix = \"a\")] async fn a(&self, m: M);"),
-        &["`prefix` belongs in `#[topic(…)]` on a trait"],
-    );
-    says(
-        topic_method("#[rpc(name = \"a\")] async fn a(&self, m: M);"),
-        &["`#[rpc]` has no meaning", "`#[topic(…)]`"],
-    );
-    says(topic_method("async fn new(&self, m: M);"), &["#[topic(\"…\")]"]);
-    let many = (0..9).map(|n| format!("{{c{n}}}")).collect::<Vec<_>>().join(".");
-    says(
-        topic_method(&format!("#[topic(\"{many}\")] async fn a(&self, m: M);")),
-        &["9 captures, more than 8"],
-    );
-    says(
-        topic("prefix = \"\"", "trait X {}"),
-        &["the prefix of topics can't be empty"],
     );
 }
 

@@ -4,6 +4,7 @@ mod carried;
 mod errors;
 mod house;
 mod snapshots;
+mod topic_errors;
 
 use proc_macro2::TokenStream;
 
@@ -46,5 +47,19 @@ fn one_error((_, errors): (String, Vec<String>)) -> String {
     match errors.as_slice() {
         [error] => error.clone(),
         _ => panic!("expected one error, got {errors:#?}"),
+    }
+}
+
+/// One method in an otherwise good topic trait.
+fn topic_method(text: &str) -> (String, Vec<String>) {
+    topic("", &format!("trait X {{ {text} }}"))
+}
+
+/// One error, with these words in it.
+#[track_caller]
+fn says(result: (String, Vec<String>), parts: &[&str]) {
+    let error = one_error(result);
+    for part in parts {
+        assert!(error.contains(part), "`{part}` is not in: {error}");
     }
 }

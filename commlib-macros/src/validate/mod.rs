@@ -182,8 +182,7 @@ fn reject_own_attributes(attrs: &mut Vec<Attribute>, what: &str, errors: &mut Er
     });
 }
 
-/// Checks what every method must be, and takes its arguments apart. Patterns are replaced by names, so that the trait can be
-/// emitted.
+/// Checks what every method must be, and takes its arguments apart.
 fn signature(kind: &Kind, method: &mut RawMethod, errors: &mut Errors) -> Vec<Argument> {
     if !matches!(method.vis, Visibility::Inherited) {
         errors.push(
@@ -234,7 +233,7 @@ fn signature(kind: &Kind, method: &mut RawMethod, errors: &mut Errors) -> Vec<Ar
         errors.push(variadic, "a method can't be variadic; use a `Vec<T>`");
     }
     receiver(sig, errors);
-    arguments(kind, &mut method.sig, errors)
+    arguments(kind, &mut method.sig, method.body.is_some(), errors)
 }
 
 fn receiver(sig: &Signature, errors: &mut Errors) {
@@ -255,7 +254,7 @@ fn receiver(sig: &Signature, errors: &mut Errors) {
     }
 }
 
-fn arguments(kind: &Kind, sig: &mut Signature, errors: &mut Errors) -> Vec<Argument> {
+fn arguments(kind: &Kind, sig: &mut Signature, has_body: bool, errors: &mut Errors) -> Vec<Argument> {
     let mut arguments: Vec<Argument> = Vec::new();
     let mut context = false;
     for (index, input) in sig.inputs.iter_mut().enumerate() {
@@ -266,7 +265,7 @@ fn arguments(kind: &Kind, sig: &mut Signature, errors: &mut Errors) -> Vec<Argum
                 continue;
             }
         };
-        let ident = argument_name(&mut input.pat, index, errors);
+        let ident = argument_name(&mut input.pat, index, has_body, errors);
         let bag = Bag::take(kind.argument, &mut input.attrs, errors);
         let mut docs = Vec::new();
         input.attrs.retain(|attr| {
@@ -299,8 +298,8 @@ fn arguments(kind: &Kind, sig: &mut Signature, errors: &mut Errors) -> Vec<Argum
     arguments
 }
 
-/// The name of an argument; a pattern is an error and gets a stand-in.
-fn argument_name(pat: &mut Pat, index: usize, errors: &mut Errors) -> Ident {
+/// The name of an argument. A pattern is an error, and is replaced where it would be one for the compiler too.
+fn argument_name(pat: &mut Pat, index: usize, has_body: bool, errors: &mut Errors) -> Ident {
     let as_key = "as it is a key of the message; write `name: Type`";
     let ident = match &*pat {
         Pat::Ident(plain) if plain.subpat.is_none() => {
@@ -325,7 +324,10 @@ fn argument_name(pat: &mut Pat, index: usize, errors: &mut Errors) -> Ident {
             Ident::new(&format!("argument_{index}"), other.span())
         }
     };
-    *pat = syn::parse_quote!(#ident);
+    if !has_body {
+        // Elsewhere the language takes patterns, and the body may use their parts.
+        *pat = syn::parse_quote!(#ident);
+    }
     ident
 }
 
@@ -396,11 +398,18 @@ fn check_length(address: &str, span: Span, errors: &mut Errors) {
     }
 }
 
-/// For arguments of a stub: the type, if it can be written in a signature of ours.
-fn usable(ty: &Type) -> Option<Type> {
-    let mut errors = Errors::default();
-    types::wire(ty, "", &mut errors);
-    errors.is_empty().then(|| ty.clone())
+/// For the arguments of a stub: the types, where they can be written in a signature of ours.
+fn stub_args(arguments: &[Argument]) -> Vec<Option<Type>> {
+    let usable = |ty: &Type| {
+        let mut errors = Errors::default();
+        types::wire(ty, "", &mut errors);
+        errors.is_empty().then(|| ty.clone())
+    };
+    arguments
+        .iter()
+        .filter(|argument| !argument.is_context)
+        .map(|argument| usable(&argument.ty))
+        .collect()
 }
 
 /// Reads the macro's own list and the trait. `None`: not a trait, or not parsable; the error says so.

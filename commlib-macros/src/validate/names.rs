@@ -22,6 +22,11 @@ pub(crate) fn levels(literal: Option<&LitStr>, ident: &Ident, what: &str, errors
     let name = Name::new(literal, || snake_case(&ident.unraw().to_string()), ident);
     if name.text.is_empty() {
         errors.push_at(name.span, format!("{what} can't be empty"));
+    } else if name.text.split('.').any(str::is_empty) {
+        errors.push_at(
+            name.span,
+            format!("empty level in {what}: levels are joined by single dots"),
+        );
     } else if let Some(level) = name.text.split('.').find(|level| !is_level(level)) {
         errors.push_at(
             name.span,

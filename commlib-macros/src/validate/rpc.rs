@@ -3,8 +3,8 @@
 use proc_macro2::TokenStream;
 
 use super::{
-    Argument, Kind, check_length, checked_trait, head, is_unit, names, parse_trait, signature, types, unique,
-    usable,
+    Argument, Kind, check_length, checked_trait, head, is_unit, names, parse_trait, signature, stub_args,
+    types, unique,
 };
 use crate::attr::{Bag, RPC_ARGUMENT, RPC_METHOD, SERVICE};
 use crate::diag::Errors;
@@ -56,39 +56,22 @@ fn method(_head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Rpc
     let carried = Carried::from_attrs(&raw.attrs);
     let wire = names::level(bag.text("name"), &ident, "method name", errors);
     let timeout = bag.text("timeout").and_then(|text| names::duration(text, errors));
-    let oneway = bag.flag("oneway");
-    if let Some(span) = oneway {
-        if !is_unit(&raw.sig.output) {
-            errors.push(
-                &raw.sig.output,
-                "a oneway method has no reply; remove the return type, or `oneway`",
-            );
-        }
-        if bag.flag("idempotent").is_some() {
-            errors.push_at(
-                span,
-                "`oneway` and `idempotent` exclude each other: without a reply nothing is ever retried",
-            );
-        }
-    }
+    check_oneway(&bag, raw, errors);
+    let stub_args = stub_args(&arguments);
+    let args = arguments
+        .into_iter()
+        .map(|argument| rpc_arg(argument, errors))
+        .collect::<Vec<_>>();
     let reply = types::reply(&raw.sig.output, errors);
     let stub = Stub {
         carried: carried.clone(),
         ident: ident.clone(),
-        args: arguments
-            .iter()
-            .filter(|argument| !argument.is_context)
-            .map(|argument| usable(&argument.ty))
-            .collect(),
+        args: stub_args,
         reply: reply.as_ref().map(|reply| Reply {
             ok: reply.ok.clone(),
             error: reply.error.clone(),
         }),
     };
-    let args = arguments
-        .into_iter()
-        .map(|argument| rpc_arg(argument, errors))
-        .collect::<Vec<_>>();
     let mut method = RpcMethod {
         ident,
         carried,
@@ -102,7 +85,7 @@ fn method(_head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Rpc
         },
         timeout,
         idempotent: bag.flag("idempotent").is_some(),
-        oneway: oneway.is_some(),
+        oneway: bag.flag("oneway").is_some(),
     };
     check_keys(&method, errors);
     if let Some(span) = bag.flag("body") {
@@ -121,6 +104,18 @@ fn method(_head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Rpc
         }
     }
     ((errors.count() == before).then_some(method), stub)
+}
+
+fn check_oneway(bag: &Bag, raw: &RawMethod, errors: &mut Errors) {
+    let Some(span) = bag.flag("oneway") else { return };
+    if !is_unit(&raw.sig.output) {
+        let text = "a oneway method has no reply; remove the return type, or `oneway`";
+        errors.push(&raw.sig.output, text);
+    }
+    if bag.flag("idempotent").is_some() {
+        let text = "`oneway` and `idempotent` exclude each other: without a reply nothing is ever retried";
+        errors.push_at(span, text);
+    }
 }
 
 fn rpc_arg(argument: Argument, errors: &mut Errors) -> RpcArg {
@@ -149,7 +144,7 @@ fn rpc_arg(argument: Argument, errors: &mut Errors) -> RpcArg {
         ty,
         wire,
         default: bag.flag("default").is_some(),
-        docs,
+        docs: Carried::from_attrs(&docs),
     }))
 }
 

@@ -6,7 +6,7 @@ use syn::{Ident, LitStr};
 
 use super::{
     Argument, Kind, check_length, checked_trait, head, is_unit, names, parse_trait, signature, span_of,
-    types, unique, usable,
+    stub_args, types, unique,
 };
 use crate::attr::{Bag, TOPIC_ARGUMENT, TOPIC_METHOD, TOPICS};
 use crate::diag::Errors;
@@ -68,11 +68,7 @@ fn topic(head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Topic
     let stub = Stub {
         carried: carried.clone(),
         ident: ident.clone(),
-        args: arguments
-            .iter()
-            .filter(|argument| !argument.is_context)
-            .map(|argument| usable(&argument.ty))
-            .collect(),
+        args: stub_args(&arguments),
         reply: None,
     };
     for argument in arguments.iter().filter(|argument| !argument.is_context) {

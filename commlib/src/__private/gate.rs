@@ -9,8 +9,6 @@
 
 use std::marker::PhantomData;
 
-use schemars::JsonSchema;
-
 use super::{
     CaptureError, CaptureSchemas, Captures, ContractBuilder, Failure, HandlerResult, MethodDescriptor,
     RpcClient, TopicDescriptor, TopicPublisher, TopicSubscriber,
@@ -23,8 +21,8 @@ use crate::{Message, ServiceError, TopicLevel};
 pub const fn assert_message<T: Message>() {}
 /// Asserts that `E` can be the error of a method.
 pub const fn assert_error<E: ServiceError>() {}
-/// Asserts that `T` can be one level of a topic and has a schema.
-pub const fn assert_level<T: TopicLevel + JsonSchema>() {}
+/// Asserts that `T` can be one level of a topic.
+pub const fn assert_level<T: TopicLevel>() {}
 /// Asserts that an argument marked `#[rpc(default)]` has a default.
 pub const fn assert_default<T: Default>() {}
 

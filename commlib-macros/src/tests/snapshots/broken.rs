@@ -4,7 +4,9 @@ pub trait Broken<T>: ::core::marker::Send + ::core::marker::Sync + 'static {
         a: i64,
     ) -> impl ::core::future::Future<Output = Sum> + ::core::marker::Send;
     #[allow(async_fn_in_trait)]
-    async fn bad(&self, argument_1: (i64, i64), name: &str) -> impl Display;
+    async fn bad(&self, argument_1: (i64, i64), name: &str) -> impl Display
+    where
+        Self: ::core::marker::Sized;
 }
 /// Stands in for the generated item while the trait has errors.
 #[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
@@ -13,6 +15,7 @@ pub struct BrokenClient;
     dead_code,
     deprecated,
     non_camel_case_types,
+    non_snake_case,
     non_upper_case_globals,
     unreachable_pub,
     unused_imports,
@@ -62,6 +65,7 @@ pub struct BrokenServer<S>(S);
     dead_code,
     deprecated,
     non_camel_case_types,
+    non_snake_case,
     non_upper_case_globals,
     unreachable_pub,
     unused_imports,
@@ -90,6 +94,7 @@ const _: () = {
     dead_code,
     deprecated,
     non_camel_case_types,
+    non_snake_case,
     non_upper_case_globals,
     unreachable_pub,
     unused_imports,
@@ -101,7 +106,7 @@ const _: () = {
 const _: () = {
     impl<__S> ::commlib::Serve for BrokenServer<__S> {
         type Builder = ::commlib::rpc::ServeRpc;
-        fn serve_on(self, _: &::commlib::Node) -> Self::Builder {
+        fn serve_on(self, _: &::commlib::Node) -> ::commlib::rpc::ServeRpc {
             ::std::process::abort()
         }
     }

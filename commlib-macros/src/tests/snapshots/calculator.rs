@@ -34,6 +34,7 @@ pub struct CalculatorServer<S> {
     dead_code,
     deprecated,
     non_camel_case_types,
+    non_snake_case,
     non_upper_case_globals,
     unreachable_pub,
     unused_imports,
@@ -46,7 +47,7 @@ const _: () = {
     use ::commlib::__private::{
         ClosedLevelGate as _, ClosedRpcGate as _, ClosedTopicGate as _, NotResult as _,
     };
-    use ::commlib::__private::{schemars as __schemars, serde as __serde};
+    use ::commlib::__private::serde as __serde;
     const _: () = {
         ::commlib::__private::assert_message::<i64>();
         ::commlib::__private::assert_message::<i64>();
@@ -67,14 +68,35 @@ const _: () = {
         idempotent: true,
         oneway: false,
     };
-    #[derive(__serde::Serialize, __serde::Deserialize, __schemars::JsonSchema)]
+    #[derive(__serde::Serialize, __serde::Deserialize)]
     #[serde(crate = "__serde")]
-    #[schemars(crate = "__schemars", rename = "CalculatorAddRequest")]
     struct __Request_add<__A0, __A1> {
         #[serde(rename = "a")]
         a: __A0,
         #[serde(rename = "b")]
         b: __A1,
+    }
+    #[automatically_derived]
+    impl<
+        __A0: ::commlib::Message,
+        __A1: ::commlib::Message,
+    > ::commlib::__private::schemars::JsonSchema for __Request_add<__A0, __A1> {
+        fn schema_name() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed("CalculatorAddRequest")
+        }
+        fn schema_id() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed(
+                ::core::concat!(::core::module_path!(), "::", "CalculatorAddRequest"),
+            )
+        }
+        fn json_schema(
+            generator: &mut ::commlib::__private::schemars::SchemaGenerator,
+        ) -> ::commlib::__private::schemars::Schema {
+            ::commlib::__private::RequestSchema::new(generator)
+                .field::<__A0>("a", "")
+                .field::<__A1>("b", "")
+                .finish()
+        }
     }
     type __Gate_add = ::commlib::__private::RpcGate<
         __Request_add<i64, i64>,
@@ -98,14 +120,35 @@ const _: () = {
         idempotent: false,
         oneway: false,
     };
-    #[derive(__serde::Serialize, __serde::Deserialize, __schemars::JsonSchema)]
+    #[derive(__serde::Serialize, __serde::Deserialize)]
     #[serde(crate = "__serde")]
-    #[schemars(crate = "__schemars", rename = "CalculatorDivRequest")]
     struct __Request_div<__A0, __A1> {
         #[serde(rename = "a")]
         a: __A0,
         #[serde(rename = "b")]
         b: __A1,
+    }
+    #[automatically_derived]
+    impl<
+        __A0: ::commlib::Message,
+        __A1: ::commlib::Message,
+    > ::commlib::__private::schemars::JsonSchema for __Request_div<__A0, __A1> {
+        fn schema_name() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed("CalculatorDivRequest")
+        }
+        fn schema_id() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed(
+                ::core::concat!(::core::module_path!(), "::", "CalculatorDivRequest"),
+            )
+        }
+        fn json_schema(
+            generator: &mut ::commlib::__private::schemars::SchemaGenerator,
+        ) -> ::commlib::__private::schemars::Schema {
+            ::commlib::__private::RequestSchema::new(generator)
+                .field::<__A0>("a", "")
+                .field::<__A1>("b", "")
+                .finish()
+        }
     }
     type __Gate_div = ::commlib::__private::RpcGate<
         __Request_div<i64, i64>,
@@ -130,10 +173,25 @@ const _: () = {
         idempotent: false,
         oneway: true,
     };
-    #[derive(__serde::Serialize, __serde::Deserialize, __schemars::JsonSchema)]
+    #[derive(__serde::Serialize, __serde::Deserialize)]
     #[serde(crate = "__serde")]
-    #[schemars(crate = "__schemars", rename = "CalculatorResetRequest")]
     struct __Request_reset {}
+    #[automatically_derived]
+    impl ::commlib::__private::schemars::JsonSchema for __Request_reset {
+        fn schema_name() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed("CalculatorResetRequest")
+        }
+        fn schema_id() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed(
+                ::core::concat!(::core::module_path!(), "::", "CalculatorResetRequest"),
+            )
+        }
+        fn json_schema(
+            generator: &mut ::commlib::__private::schemars::SchemaGenerator,
+        ) -> ::commlib::__private::schemars::Schema {
+            ::commlib::__private::RequestSchema::new(generator).finish()
+        }
+    }
     type __Gate_reset = ::commlib::__private::RpcGate<
         __Request_reset,
         (),
@@ -217,7 +275,7 @@ const _: () = {
     }
     impl<__S: Calculator> ::commlib::Serve for CalculatorServer<__S> {
         type Builder = ::commlib::rpc::ServeRpc;
-        fn serve_on(self, node: &::commlib::Node) -> Self::Builder {
+        fn serve_on(self, node: &::commlib::Node) -> ::commlib::rpc::ServeRpc {
             ::commlib::__private::serve_rpc(node, ::std::sync::Arc::new(self))
         }
     }

@@ -38,6 +38,7 @@ pub struct SensorsHandler<S> {
     dead_code,
     deprecated,
     non_camel_case_types,
+    non_snake_case,
     non_upper_case_globals,
     unreachable_pub,
     unused_imports,
@@ -50,7 +51,7 @@ const _: () = {
     use ::commlib::__private::{
         ClosedLevelGate as _, ClosedRpcGate as _, ClosedTopicGate as _, NotResult as _,
     };
-    use ::commlib::__private::{schemars as __schemars, serde as __serde};
+    use ::commlib::__private::serde as __serde;
     const _: () = {
         ::commlib::__private::assert_level::<u8>();
         ::commlib::__private::assert_level::<Side>();
@@ -212,7 +213,7 @@ const _: () = {
     }
     impl<__S: Sensors> ::commlib::Serve for SensorsHandler<__S> {
         type Builder = ::commlib::topic::ServeTopics;
-        fn serve_on(self, node: &::commlib::Node) -> Self::Builder {
+        fn serve_on(self, node: &::commlib::Node) -> ::commlib::topic::ServeTopics {
             ::commlib::__private::serve_topics(node, ::std::sync::Arc::new(self))
         }
     }

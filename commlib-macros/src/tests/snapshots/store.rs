@@ -31,6 +31,7 @@ pub(crate) struct StoreServer<S> {
     dead_code,
     deprecated,
     non_camel_case_types,
+    non_snake_case,
     non_upper_case_globals,
     unreachable_pub,
     unused_imports,
@@ -43,9 +44,7 @@ const _: () = {
     use crate::reexports::messaging::__private::{
         ClosedLevelGate as _, ClosedRpcGate as _, ClosedTopicGate as _, NotResult as _,
     };
-    use crate::reexports::messaging::__private::{
-        schemars as __schemars, serde as __serde,
-    };
+    use crate::reexports::messaging::__private::serde as __serde;
     const _: () = {
         crate::reexports::messaging::__private::assert_message::<Item>();
         crate::reexports::messaging::__private::assert_message::<()>();
@@ -96,13 +95,8 @@ const _: () = {
         oneway: false,
     };
     #[cfg(feature = "search")]
-    #[derive(__serde::Serialize, __serde::Deserialize, __schemars::JsonSchema)]
+    #[derive(__serde::Serialize, __serde::Deserialize)]
     #[serde(crate = "__serde")]
-    #[schemars(
-        crate = "__schemars",
-        rename = "StoreMatchRequest",
-        bound = "__A0: __schemars::JsonSchema, __A1: __schemars::JsonSchema + ::core::default::Default + __serde::Serialize, __A2: __schemars::JsonSchema"
-    )]
     struct __Request_match<__A0, __A1, __A2> {
         #[serde(rename = "type")]
         r#type: __A0,
@@ -111,6 +105,32 @@ const _: () = {
         limit: __A1,
         #[serde(rename = "orderBy")]
         order_by: __A2,
+    }
+    #[cfg(feature = "search")]
+    #[automatically_derived]
+    impl<
+        __A0: crate::reexports::messaging::Message,
+        __A1: crate::reexports::messaging::Message + ::core::default::Default,
+        __A2: crate::reexports::messaging::Message,
+    > crate::reexports::messaging::__private::schemars::JsonSchema
+    for __Request_match<__A0, __A1, __A2> {
+        fn schema_name() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed("StoreMatchRequest")
+        }
+        fn schema_id() -> ::std::borrow::Cow<'static, str> {
+            ::std::borrow::Cow::Borrowed(
+                ::core::concat!(::core::module_path!(), "::", "StoreMatchRequest"),
+            )
+        }
+        fn json_schema(
+            generator: &mut crate::reexports::messaging::__private::schemars::SchemaGenerator,
+        ) -> crate::reexports::messaging::__private::schemars::Schema {
+            crate::reexports::messaging::__private::RequestSchema::new(generator)
+                .field::<__A0>("type", "")
+                .optional::<__A1>("limit", "")
+                .field::<__A2>("orderBy", "")
+                .finish()
+        }
     }
     #[cfg(feature = "search")]
     type __Gate_match = crate::reexports::messaging::__private::RpcGate<
@@ -214,7 +234,10 @@ const _: () = {
     }
     impl<__S: Store> crate::reexports::messaging::Serve for StoreServer<__S> {
         type Builder = crate::reexports::messaging::rpc::ServeRpc;
-        fn serve_on(self, node: &crate::reexports::messaging::Node) -> Self::Builder {
+        fn serve_on(
+            self,
+            node: &crate::reexports::messaging::Node,
+        ) -> crate::reexports::messaging::rpc::ServeRpc {
             crate::reexports::messaging::__private::serve_rpc(
                 node,
                 ::std::sync::Arc::new(self),

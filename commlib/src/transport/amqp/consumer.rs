@@ -13,12 +13,12 @@ use lapin::{Channel, Consumer as Incoming};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Core;
 use super::errors::bounded;
 use super::properties::{name, read_request, short};
 use super::rebuild::Rebuild;
 use super::responder::{Answer, Unsettled};
 use super::supervisor::{Link, next_link};
+use super::{Alive, Core};
 use crate::transport::{ConsumeSpec, Consumer, Delivery, TransportError, TransportErrorKind};
 
 /// How long a queue lives without consumers, in ms; in normal operation it goes with its last consumer.
@@ -41,6 +41,7 @@ struct Handle {
     stop: CancellationToken,
     stopped: CancellationToken,
     _guard: DropGuard,
+    _alive: Arc<Alive>,
 }
 
 impl Consumer for Handle {
@@ -59,6 +60,7 @@ enum End {
 /// Starts taking; resolves when all queues are there and consumed.
 pub(super) async fn consume(
     core: &Arc<Core>,
+    alive: Arc<Alive>,
     spec: ConsumeSpec,
 ) -> Result<Box<dyn Consumer>, TransportError> {
     core.consuming.start();
@@ -87,6 +89,7 @@ pub(super) async fn consume(
         stop,
         stopped,
         _guard: guard,
+        _alive: alive,
     }))
 }
 

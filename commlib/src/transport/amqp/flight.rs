@@ -215,6 +215,8 @@ struct Ledger<'a> {
     lane: &'a Lane,
     entries: Slab<(Entry, usize)>,
     bytes: usize,
+    /// Whether there can be requests that wait for replies.
+    asked: bool,
     /// Messages that must be routed and nobody answers, by id.
     mandatory: HashMap<String, (Done, OwnedSemaphorePermit)>,
     /// Confirmed, with a return perhaps still to come.
@@ -233,6 +235,7 @@ impl<'a> Ledger<'a> {
             lane,
             entries: Slab::new(),
             bytes: 0,
+            asked: false,
             mandatory: HashMap::new(),
             confirmed: Vec::new(),
             accepted: Vec::new(),
@@ -251,7 +254,10 @@ impl<'a> Ledger<'a> {
     fn insert(&mut self, job: Job, size: usize) -> usize {
         self.bytes += size;
         let entry = match job.outcome {
-            Outcome::Request { id } => Entry::Request(id),
+            Outcome::Request { id } => {
+                self.asked = true;
+                Entry::Request(id)
+            }
             Outcome::Publish { id: None, done, turn } => Entry::Publish(done, turn),
             Outcome::Publish {
                 id: Some(id),
@@ -380,7 +386,7 @@ impl<'a> Ledger<'a> {
         for (_, (done, _turn)) in std::mem::take(&mut self.mandatory) {
             let _ = done.send(Err(lost.clone()));
         }
-        let sink = self.lane.sink();
+        let sink = self.lane.sink().filter(|_| self.asked);
         self.lane.refuse(State::Down, &never_sent, || {
             if let Some(sink) = sink {
                 sink.lost(lost);

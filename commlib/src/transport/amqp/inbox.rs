@@ -18,7 +18,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::errors::bounded;
 use super::properties::{DIRECT_REPLY_TO, EXCHANGE_OF_REPLIES, name, read_reply};
 use super::random_name;
-use crate::transport::{ReplyRoute, ReplySink, TransportError};
+use crate::error::Execution;
+use crate::transport::{ReplyRoute, ReplySink, TransportError, TransportErrorKind};
 
 /// How to open an inbox.
 pub(super) struct Inbox {
@@ -122,10 +123,18 @@ async fn own_queue(channel: &Channel, limit: Duration) -> Result<ShortString, Tr
 
 async fn read(mut replies: Consumer, sink: Arc<dyn ReplySink>, max_body: usize, _ended: DropGuard) {
     while let Some(Ok(delivery)) = replies.next().await {
-        match read_reply(&delivery.properties, Bytes::from(delivery.data), max_body) {
-            (Some(id), Ok(reply)) => sink.reply(&id, reply),
-            (Some(id), Err(malformed)) => sink.malformed(&id, malformed),
-            (None, _) => tracing::debug!("a reply without a correlation id was dropped"),
+        let size = delivery.data.len();
+        match read_reply(&delivery.properties, Bytes::from(delivery.data)) {
+            None => tracing::debug!("a reply without a correlation id was dropped"),
+            Some((id, _)) if size > max_body => sink.failed(
+                &id,
+                TransportError {
+                    kind: TransportErrorKind::TooLarge,
+                    execution: Execution::Failed,
+                    message: format!("the reply has {size} bytes, over the limit of {max_body}"),
+                },
+            ),
+            Some((id, reply)) => sink.reply(&id, reply),
         }
         tokio::task::coop::consume_budget().await;
     }

@@ -86,10 +86,30 @@ impl Core {
     }
 }
 
+/// Ends everything when the transport and all handles are gone.
+#[derive(Debug)]
+pub(super) struct Alive {
+    closing: CancellationToken,
+    ended: CancellationToken,
+    slots: [Arc<Slot>; 2],
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.closing.cancel();
+        self.ended.cancel();
+        for slot in &self.slots {
+            slot.abandon();
+        }
+    }
+}
+
 /// The transport.
 #[derive(Debug)]
 struct Amqp {
     core: Arc<Core>,
+    /// Tasks don't have it: they end with the last who does.
+    alive: Arc<Alive>,
     board: Arc<Board>,
     publishing: Arc<Slot>,
     requests: Mutex<Option<Arc<Lane>>>,
@@ -121,7 +141,14 @@ pub(crate) async fn connect(
     }
     let ended = CancellationToken::new();
     let lane = |kind| Lane::new(kind, Arc::clone(&publishing), limit, ended.clone());
+    let closing = CancellationToken::new();
+    let alive = Arc::new(Alive {
+        closing: closing.clone(),
+        ended: ended.clone(),
+        slots: [Arc::clone(&publishing), Arc::clone(&consuming)],
+    });
     Ok(Arc::new(Amqp {
+        alive,
         oneway: lane(Kind::Oneway),
         topics: lane(Kind::Topics),
         core: Arc::new(Core {
@@ -129,7 +156,7 @@ pub(crate) async fn connect(
             address: url.address(),
             consuming,
             replies: lane(Kind::Replies),
-            closing: CancellationToken::new(),
+            closing,
             tasks: TaskTracker::new(),
             refused: AtomicU64::new(0),
         }),
@@ -178,15 +205,6 @@ impl Amqp {
         ];
         lanes.extend(self.requests());
         lanes
-    }
-}
-
-impl Drop for Amqp {
-    fn drop(&mut self) {
-        self.core.closing.cancel();
-        self.ended.cancel();
-        self.publishing.abandon();
-        self.core.consuming.abandon();
     }
 }
 
@@ -294,7 +312,7 @@ impl Transport for Amqp {
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {
         async move {
             self.check(0)?;
-            consumer::consume(&self.core, spec).await
+            consumer::consume(&self.core, Arc::clone(&self.alive), spec).await
         }
         .boxed()
     }
@@ -302,7 +320,7 @@ impl Transport for Amqp {
     fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
         async move {
             self.check(0)?;
-            subscription::subscribe(&self.core, spec).await
+            subscription::subscribe(&self.core, Arc::clone(&self.alive), spec).await
         }
         .boxed()
     }

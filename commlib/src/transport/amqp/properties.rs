@@ -275,31 +275,18 @@ pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: 
     (taken, question)
 }
 
-/// Reads a reply and the id of the request that it answers.
-pub(super) fn read_reply(
-    properties: &BasicProperties,
-    body: Bytes,
-    max_body: usize,
-) -> (Option<String>, Result<Envelope, Malformed>) {
-    let id = owned(properties.correlation_id());
-    if body.len() > max_body {
-        return (
-            id,
-            Err(Malformed::new(format!(
-                "the reply has {} bytes, over the limit of {max_body}",
-                body.len()
-            ))),
-        );
-    }
+/// Reads a reply and the id of the request that it answers; `None` without one.
+pub(super) fn read_reply(properties: &BasicProperties, body: Bytes) -> Option<(String, Envelope)> {
+    let id = owned(properties.correlation_id())?;
     if !is_ours(properties)
         && looks_like_py(&body)
         && let Ok((mut message, Dialect::CommlibPy)) = native::decode(&body)
     {
-        message.meta.correlation_id.clone_from(&id);
+        message.meta.correlation_id = Some(id.clone());
         message.meta.headers = read_headers(properties);
-        return (id, Ok(message));
+        return Some((id, message));
     }
-    (id, Ok(bare(properties, body)))
+    Some((id, bare(properties, body)))
 }
 
 /// Reads a topic message.

@@ -27,7 +27,7 @@ use super::properties::{name, read_topic, short};
 use super::rebuild::Rebuild;
 use super::responder::Unsettled;
 use super::supervisor::{Link, next_link};
-use super::{Core, TOPICS, random_name};
+use super::{Alive, Core, TOPICS, random_name};
 use crate::transport::{SubscribeSpec, Subscription, TopicMessage, TransportError, TransportErrorKind};
 
 /// Messages that may wait at the broker; the oldest are dropped.
@@ -39,6 +39,7 @@ struct Handle {
     stop: CancellationToken,
     stopped: CancellationToken,
     _guard: DropGuard,
+    _alive: Arc<Alive>,
 }
 
 impl Subscription for Handle {
@@ -51,6 +52,7 @@ impl Subscription for Handle {
 /// Starts listening; resolves when the queue is bound and consumed.
 pub(super) async fn subscribe(
     core: &Arc<Core>,
+    alive: Arc<Alive>,
     spec: SubscribeSpec,
 ) -> Result<Box<dyn Subscription>, TransportError> {
     core.consuming.start();
@@ -78,6 +80,7 @@ pub(super) async fn subscribe(
         stop,
         stopped,
         _guard: guard,
+        _alive: alive,
     }))
 }
 

@@ -262,7 +262,10 @@ impl Slot {
     /// Connects once; keeps the connection from then on.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
         let link = self.open(1).await?;
+        let mut links = self.links();
         self.spawn(Some(link));
+        // Whoever connected shall find the connection.
+        let _ = links.changed().await;
         Ok(())
     }
 

@@ -67,11 +67,10 @@ async fn pass_relays_bytes_and_the_end_of_each_direction() {
     assert_eq!(proxy.forwarded(Direction::ToClient), 3_000_005);
     assert_eq!((proxy.connections(), proxy.accepted()), (1, 1));
     there.shutdown().await.unwrap();
-    assert_eq!(
-        back.read(&mut answer).await.unwrap(),
-        0,
-        "the end did not come through"
-    );
+    let end = timeout(SOON, back.read(&mut answer))
+        .await
+        .expect("the end did not come through");
+    assert_eq!(end.unwrap(), 0);
     eventually(SOON, || async { proxy.connections() == 0 }).await;
 }
 

@@ -1,5 +1,481 @@
-//! stub
-use super::*;
-pub(crate) async fn connect(_: &BrokerUrl, _: TransportOptions) -> Result<Arc<dyn Transport>, ConnectError> {
-    unimplemented!()
+//! Redis: work queues are lists, topics are channels.
+//!
+//! A node has up to four connections and one more per consumer, each owned by one task: the [writer](writer) for all
+//! that goes out, the [inbox](inbox) for replies, one for all [subscriptions](pubsub), and a blocking one per
+//! [consumer](consumer). Each comes back by itself. Needs Redis 6.2 or later, or what speaks its protocol.
+
+mod clock;
+mod connection;
+mod consumer;
+mod encode;
+mod fault;
+mod group;
+mod inbox;
+mod jobs;
+mod pubsub;
+mod resp;
+mod responder;
+mod salvage;
+mod scripts;
+mod subscription;
+#[cfg(feature = "tls")]
+mod tls;
+mod writer;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::connection::Endpoint;
+use self::consumer::{ConsumerHandle, ConsumerTask, OpenFailure};
+use self::group::Member;
+use self::inbox::{Calls, Inbox};
+use self::jobs::{Call, Job, Origin, Push};
+use self::pubsub::{Command, Hub};
+use self::scripts::Script;
+use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
+use self::writer::{Handle, Writer};
+use super::{
+    Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, ReplySink, Request,
+    SubscribeSpec, Subscription, Transport, TransportError, TransportErrorKind, TransportOptions,
+};
+use crate::address::Address;
+use crate::envelope::{Dialect, Envelope, commlib_py, native};
+use crate::error::ConnectError;
+
+/// Requests that wait in one work queue.
+const QUEUE_LIMIT: i64 = 10_000;
+/// A list outlives the time to live of its last request by this, so that its server can answer "too late".
+const GRACE: Duration = Duration::from_secs(5);
+/// What an envelope has around a body of the largest size.
+const ENVELOPE: usize = 64 * 1024;
+
+/// Connects, or starts to.
+pub(crate) async fn connect(
+    url: &BrokerUrl,
+    options: TransportOptions,
+) -> Result<Arc<dyn Transport>, ConnectError> {
+    let endpoint = Endpoint::new(
+        url,
+        options.connect_timeout,
+        options.node_id.clone(),
+        options.max_body.saturating_add(ENVELOPE),
+    )?;
+    let endpoint = Arc::new(endpoint);
+    let (handle, jobs) = Handle::new();
+    let ready = if options.lazy {
+        None
+    } else {
+        let ready = timeout(options.connect_timeout, writer::open(&endpoint, &handle.clock)).await;
+        let ready = ready.unwrap_or(Err(connection::OpenError::Timeout));
+        Some(ready.map_err(|error| endpoint.connect_error(error))?)
+    };
+    let stop = CancellationToken::new();
+    let (state, watched) = watch::channel(ConnectionState::Connecting {
+        attempt: 0,
+        reason: String::new(),
+    });
+    let (commands, wishes) = mpsc::unbounded_channel();
+    let calls = (options.dialect == Dialect::CommlibPy).then(|| Arc::new(Calls::new(Arc::clone(&handle))));
+    if ready.is_some() {
+        // The writer says so again; who looks before its task has run is to see it too.
+        handle.opened();
+        state.send_replace(ConnectionState::Connected { generation: 1 });
+    }
+    let writer = Writer {
+        endpoint: Arc::clone(&endpoint),
+        handle: Arc::clone(&handle),
+        jobs,
+        state,
+        stop: stop.clone(),
+        wake: calls.as_ref().map(|_| inbox::wake_list(&options.node_id)),
+    };
+    let writer = tokio::spawn(writer.run(ready));
+    Ok(Arc::new(RedisTransport {
+        endpoint,
+        handle,
+        options,
+        state: watched,
+        calls,
+        sink: OnceLock::new(),
+        commands,
+        wishes: Mutex::new(Some(wishes)),
+        numbers: AtomicU64::new(0),
+        writer: Mutex::new(Some(writer)),
+        receiving: stop.child_token(),
+        _stop: stop.clone().drop_guard(),
+        stop,
+    }))
+}
+
+struct RedisTransport {
+    endpoint: Arc<Endpoint>,
+    handle: Arc<Handle>,
+    options: TransportOptions,
+    state: watch::Receiver<ConnectionState>,
+    /// Set in the dialect of commlib-py.
+    calls: Option<Arc<Calls>>,
+    sink: OnceLock<Arc<dyn ReplySink>>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// Taken by the task of the subscriptions, which starts with the first of them.
+    wishes: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
+    /// Numbers consumers and subscriptions.
+    numbers: AtomicU64,
+    writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Ends all tasks but the writer.
+    receiving: CancellationToken,
+    /// Ends all tasks.
+    stop: CancellationToken,
+    _stop: DropGuard,
+}
+
+impl fmt::Debug for RedisTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTransport")
+            .field("endpoint", &self.endpoint)
+            .field("state", &*self.state.borrow())
+            .field(
+                "refused_replies",
+                &self.handle.refused_replies.load(Ordering::Relaxed),
+            )
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisTransport {
+    fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The bytes of a request.
+    fn encode(&self, message: Envelope, reply_to: Option<&str>) -> Bytes {
+        match self.options.dialect {
+            Dialect::CommlibPy => commlib_py::encode_request(&message, reply_to.unwrap_or_default()).into(),
+            Dialect::Native => self.encode_native(message, reply_to),
+        }
+    }
+
+    fn encode_native(&self, mut message: Envelope, reply_to: Option<&str>) -> Bytes {
+        let time = message.meta.timestamp;
+        message.meta.timestamp = time.map(|time| self.handle.clock.to_broker(time));
+        native::encode(&message, reply_to).into()
+    }
+
+    /// Runs what has to be answered within the limit for operations.
+    async fn limited<T>(
+        &self,
+        what: &str,
+        job: impl FnOnce(oneshot::Sender<Result<T, TransportError>>) -> Job,
+    ) -> Result<T, TransportError> {
+        self.handle.check(what)?;
+        self.handle
+            .outcome(self.options.operation_timeout, what, job)
+            .await
+    }
+
+    async fn consume_now(&self, spec: ConsumeSpec) -> Result<Box<dyn Consumer>, TransportError> {
+        let what = format!("serve `{}`", spec.service);
+        let deadline = Instant::now() + self.options.operation_timeout;
+        self.connected(&what, deadline).await?;
+        let member = format!("{}.{}", self.options.node_id, self.number());
+        let stop = self.receiving.child_token();
+        let guard = stop.clone().drop_guard();
+        let mut task = ConsumerTask::new(
+            Arc::clone(&self.endpoint),
+            Arc::clone(&self.handle),
+            spec,
+            member,
+            stop.clone(),
+        );
+        let ready = match tokio::time::timeout_at(deadline, task.open()).await {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(OpenFailure::Refused(error))) => return Err(error),
+            Ok(Err(OpenFailure::Lost(reason))) => {
+                let nothing = crate::error::Execution::DidNotRun;
+                return Err(fault::lost(&what, &reason, nothing));
+            }
+            Err(_) => return Err(self.too_late(&what)),
+        };
+        let keys = task.presence_keys();
+        let arguments = task.presence_arguments();
+        self.limited(&what, |done| {
+            Job::Call(Call {
+                script: Script::Presence,
+                keys,
+                arguments,
+                what: "announce a server",
+                done: Some(done),
+            })
+        })
+        .await?;
+        let (ended, watched) = watch::channel(false);
+        tokio::spawn(task.run(ready, ended));
+        guard.disarm();
+        Ok(Box::new(ConsumerHandle { stop, ended: watched }))
+    }
+
+    async fn subscribe_now(&self, spec: SubscribeSpec) -> Result<Box<dyn Subscription>, TransportError> {
+        let what = format!("subscribe to `{}`", spec.pattern);
+        if self.handle.is_closed() {
+            return Err(TransportError::closed());
+        }
+        if let Some(wishes) = self.wishes.lock().take() {
+            let hub = Hub::new(Arc::clone(&self.endpoint), wishes, self.receiving.clone());
+            tokio::spawn(hub.run());
+        }
+        let number = self.number();
+        let (outlet, queue) = match &spec.group {
+            None => (Outlet::Plain, None),
+            Some(_) => {
+                let (sender, receiver) = mpsc::channel(group::QUEUE);
+                (Outlet::Group(sender), Some(receiver))
+            }
+        };
+        let entry = Arc::new(Entry::new(
+            number,
+            spec.pattern,
+            spec.max_body,
+            Arc::clone(&self.handle),
+            outlet,
+            spec.sink,
+        ));
+        let group = match (spec.group, queue) {
+            (Some(group), Some(queue)) => {
+                let stop = self.receiving.child_token();
+                let (ended, watched) = watch::channel(false);
+                let member = Member {
+                    entry: Arc::clone(&entry),
+                    handle: Arc::clone(&self.handle),
+                    group: group.name,
+                    name: format!("{}.{number}", self.options.node_id),
+                    permits: group.permits,
+                    queue,
+                    stop: stop.clone(),
+                };
+                tokio::spawn(member.run(ended));
+                Some(GroupEnd { stop, ended: watched })
+            }
+            _ => None,
+        };
+        let handle = SubscriptionHandle {
+            entry: Arc::clone(&entry),
+            commands: self.commands.clone(),
+            group,
+        };
+        let (done, confirmed) = oneshot::channel();
+        if self.commands.send(Command::Add { entry, done }).is_err() {
+            return Err(TransportError::closed());
+        }
+        match timeout(self.options.operation_timeout, confirmed).await {
+            Ok(Ok(Ok(()))) => Ok(Box::new(handle)),
+            Ok(Ok(Err(error))) => Err(error),
+            Ok(Err(_)) => Err(TransportError::closed()),
+            Err(_) => Err(self.too_late(&what)),
+        }
+    }
+
+    fn too_late(&self, what: &str) -> TransportError {
+        let limit = self.options.operation_timeout;
+        TransportError::did_not_run(
+            TransportErrorKind::Timeout,
+            format!("cannot {what}: the broker did not answer within {limit:?}"),
+        )
+    }
+
+    /// Waits for a connection.
+    async fn connected(&self, what: &str, deadline: Instant) -> Result<(), TransportError> {
+        let mut state = self.state.clone();
+        let up = state
+            .wait_for(|state| matches!(state, ConnectionState::Connected { .. } | ConnectionState::Closed));
+        match tokio::time::timeout_at(deadline, up).await {
+            Ok(_) => self.handle.check(what),
+            Err(_) => Err(fault::disconnected(what)),
+        }
+    }
+
+    async fn close_now(&self, limit: Duration) -> Result<(), TransportError> {
+        let deadline = Instant::now() + limit;
+        self.handle.close();
+        self.receiving.cancel();
+        if let Some(calls) = &self.calls {
+            calls.forget_all();
+        }
+        // Answers come in order: with this one, everything before it is at the broker.
+        let connected = self.state.borrow().is_connected();
+        let flushed = if connected {
+            let lists = [
+                inbox::reply_list(&self.options.node_id),
+                inbox::wake_list(&self.options.node_id),
+            ];
+            let words: [&[u8]; 3] = [b"DEL", lists[0].as_bytes(), lists[1].as_bytes()];
+            self.handle.ask(limit, "flush", &words).await.map(|_| ())
+        } else {
+            Ok(())
+        };
+        self.stop.cancel();
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            let _ = tokio::time::timeout_at(deadline, writer).await;
+        }
+        flushed
+    }
+}
+
+impl Transport for RedisTransport {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            // Servers that run commlib-py leave no sign of their presence.
+            no_responders: self.calls.is_none(),
+            groups: true,
+            give_back: true,
+            expires: true,
+        }
+    }
+
+    fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.clone()
+    }
+
+    fn open_inbox(&self, sink: Arc<dyn ReplySink>) -> BoxFuture<'_, Result<(), TransportError>> {
+        // Replies wait in their list until it is taken from, so nothing has to be up before the first request.
+        let result = if self.handle.is_closed() {
+            Err(TransportError::closed())
+        } else if self.sink.set(Arc::clone(&sink)).is_ok() {
+            let inbox = Inbox {
+                endpoint: Arc::clone(&self.endpoint),
+                handle: Arc::clone(&self.handle),
+                sink,
+                node_id: self.options.node_id.clone(),
+                calls: self.calls.clone(),
+                stop: self.receiving.clone(),
+            };
+            tokio::spawn(inbox.run());
+            Ok(())
+        } else {
+            Err(TransportError::did_not_run(
+                TransportErrorKind::Protocol,
+                "the inbox is open already",
+            ))
+        };
+        Box::pin(std::future::ready(result))
+    }
+
+    fn request(&self, request: Request) -> Result<(), TransportError> {
+        let Request {
+            address,
+            message,
+            time_to_live,
+        } = request;
+        if let Err(error) = self.handle.check("") {
+            return Err(match error.kind {
+                TransportErrorKind::Disconnected => fault::disconnected(&format!("send to `{address}`")),
+                _ => error,
+            });
+        }
+        let (Some(sink), Some(id)) = (self.sink.get(), message.meta.id.clone()) else {
+            return Err(TransportError::did_not_run(
+                TransportErrorKind::Protocol,
+                "a request has an id and follows the opening of the inbox",
+            ));
+        };
+        let item = match &self.calls {
+            None => self.encode(message, Some(&inbox::reply_list(&self.options.node_id))),
+            Some(calls) => {
+                let list = calls.add(id.clone());
+                self.encode(message, Some(&list))
+            }
+        };
+        self.handle.queue(Job::Push(Push {
+            address,
+            item,
+            time_to_live: milliseconds(time_to_live),
+            origin: Origin::Call {
+                id,
+                sink: Arc::clone(sink),
+                calls: self.calls.clone(),
+            },
+        }));
+        Ok(())
+    }
+
+    fn forget(&self, id: &str) -> bool {
+        if let Some(calls) = &self.calls {
+            calls.forget(id);
+        }
+        // Requests are written as soon as they are queued; to know of each whether it was would cost all of them.
+        false
+    }
+
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        Box::pin(async move {
+            let reply_to = self.calls.as_ref().map(|_| inbox::call_list());
+            if let Some(list) = &reply_to {
+                // Servers that run commlib-py answer every request; nobody reads this answer.
+                self.handle.check(&format!("send to `{}`", request.address))?;
+                inbox::bury(&self.handle, vec![list.clone()]);
+            }
+            let item = self.encode(request.message, reply_to.as_deref());
+            let what = format!("send to `{}`", request.address);
+            self.limited(&what, |done| {
+                Job::Push(Push {
+                    address: request.address,
+                    item,
+                    time_to_live: milliseconds(request.time_to_live),
+                    origin: Origin::Send(done),
+                })
+            })
+            .await
+        })
+    }
+
+    fn publish(
+        &self,
+        address: Address,
+        message: Envelope,
+    ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        Box::pin(async move {
+            let what = format!("publish to `{address}`");
+            let body = match self.options.dialect {
+                Dialect::CommlibPy => message.data,
+                Dialect::Native => self.encode_native(message, None),
+            };
+            self.limited(&what, |done| Job::Publish {
+                channel: address,
+                body,
+                done,
+            })
+            .await
+        })
+    }
+
+    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {
+        Box::pin(self.consume_now(spec))
+    }
+
+    fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+        Box::pin(self.subscribe_now(spec))
+    }
+
+    fn close(&self, limit: Duration) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(self.close_now(limit))
+    }
+}
+
+/// How long a list is to live for a request with this time to live.
+fn milliseconds(time_to_live: Duration) -> i64 {
+    i64::try_from(time_to_live.saturating_add(GRACE).as_millis())
+        .unwrap_or(i64::MAX)
+        .min(1 << 50)
 }

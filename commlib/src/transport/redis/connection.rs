@@ -1,0 +1,364 @@
+//! One connection to the broker: opening it, logging in, and moving values over it.
+//!
+//! Whoever owns a [`Link`] owns its socket: nothing stands between a role of this transport and the network, so a
+//! role knows what was written, and a message costs one wake-up each way.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use redis::ServerError;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::fault;
+use super::resp::{self, Decoder, NotResp, Value};
+use crate::error::ConnectError;
+use crate::transport::BrokerUrl;
+use crate::transport::url::{Scheme, Secret};
+
+/// A connection that owes an answer and says nothing for this long is dead.
+pub(super) const SILENCE: Duration = Duration::from_secs(2);
+/// A connection on which nothing happens is asked for a sign of life this often.
+pub(super) const IDLE: Duration = Duration::from_secs(3);
+
+const READ_CHUNK: usize = 16 * 1024;
+
+/// Why a connection could not be opened.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    Unreachable(String),
+    Auth(String),
+    Tls(String),
+    Timeout,
+    Unsupported(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(reason) | Self::Unsupported(reason) => f.write_str(reason),
+            Self::Auth(reason) => write!(f, "the login was refused: {reason}"),
+            Self::Tls(reason) => write!(f, "no secure connection: {reason}"),
+            Self::Timeout => f.write_str("the broker did not answer in time"),
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct LinkError(pub(super) String);
+
+impl LinkError {
+    pub(super) fn silent() -> Self {
+        Self("the broker does not answer".into())
+    }
+
+    pub(super) fn unexpected() -> Self {
+        Self("the broker answered what was not asked for".into())
+    }
+}
+
+impl From<io::Error> for LinkError {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<NotResp> for LinkError {
+    fn from(error: NotResp) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// How to reach the broker.
+pub(super) struct Endpoint {
+    /// For messages.
+    pub(super) address: String,
+    target: Target,
+    user: Option<String>,
+    password: Option<Secret>,
+    database: i64,
+    timeout: Duration,
+    node_id: String,
+    largest: usize,
+}
+
+enum Target {
+    Tcp {
+        host: String,
+        port: u16,
+        #[cfg(feature = "tls")]
+        tls: Option<Box<super::tls::Tls>>,
+    },
+    #[cfg(unix)]
+    Unix(std::path::PathBuf),
+}
+
+impl Endpoint {
+    /// Strings over `largest` bytes are not read into memory.
+    pub(super) fn new(
+        url: &BrokerUrl,
+        timeout: Duration,
+        node_id: String,
+        largest: usize,
+    ) -> Result<Self, ConnectError> {
+        let database = match url.kind() {
+            Scheme::RedisUnix => url.setting("db"),
+            _ => Some(url.path()).filter(|path| !path.is_empty()),
+        };
+        let target = match url.kind() {
+            #[cfg(unix)]
+            Scheme::RedisUnix => Target::Unix(url.path().into()),
+            #[cfg(not(unix))]
+            Scheme::RedisUnix => {
+                return Err(ConnectError::Unsupported {
+                    transport: "redis",
+                    reason: "has no Unix sockets on this system".into(),
+                });
+            }
+            #[cfg(not(feature = "tls"))]
+            Scheme::Rediss => {
+                return Err(ConnectError::NotBuilt {
+                    scheme: "rediss",
+                    feature: "tls",
+                });
+            }
+            #[cfg_attr(
+                not(feature = "tls"),
+                expect(unused_variables, reason = "it decides about TLS only")
+            )]
+            scheme => Target::Tcp {
+                host: url.host().to_owned(),
+                port: url.port(),
+                #[cfg(feature = "tls")]
+                tls: match scheme {
+                    Scheme::Rediss => Some(Box::new(super::tls::Tls::new(url)?)),
+                    _ => None,
+                },
+            },
+        };
+        Ok(Self {
+            address: url.address(),
+            target,
+            user: url.user().map(str::to_owned),
+            password: url.password().cloned(),
+            database: database.and_then(|number| number.parse().ok()).unwrap_or(0),
+            timeout,
+            node_id,
+            largest,
+        })
+    }
+
+    /// Connects and logs in, within the timeout. `role` names the connection at the broker.
+    pub(super) async fn open(&self, role: &str) -> Result<Link, OpenError> {
+        match tokio::time::timeout(self.timeout, self.open_now(role)).await {
+            Ok(result) => result,
+            Err(_) => Err(OpenError::Timeout),
+        }
+    }
+
+    async fn open_now(&self, role: &str) -> Result<Link, OpenError> {
+        let (read, write) = self.dial().await?;
+        let mut link = Link {
+            reader: Reader {
+                read,
+                decoder: Decoder::new(self.largest),
+                buffer: BytesMut::with_capacity(READ_CHUNK),
+                heard: Instant::now(),
+            },
+            writer: write,
+            client_id: 0,
+        };
+        let name = format!("commlib:{role}:{}", self.node_id);
+        let mut words: Vec<&[u8]> = vec![b"HELLO", b"3"];
+        if self.user.is_some() || self.password.is_some() {
+            words.push(b"AUTH");
+            words.push(self.user.as_deref().unwrap_or("default").as_bytes());
+            words.push(
+                self.password
+                    .as_ref()
+                    .map(Secret::expose)
+                    .unwrap_or_default()
+                    .as_bytes(),
+            );
+        }
+        words.extend_from_slice(&[b"SETNAME", name.as_bytes()]);
+        let mut out = Vec::new();
+        resp::command(&mut out, &words);
+        if self.database != 0 {
+            resp::command(&mut out, &[b"SELECT", self.database.to_string().as_bytes()]);
+        }
+        let silent = |error: LinkError| OpenError::Unreachable(error.to_string());
+        link.write(&out).await.map_err(silent)?;
+        match link.reader.next().await.map_err(silent)? {
+            Value::Array(hello) => {
+                link.client_id = hello
+                    .chunks_exact(2)
+                    .find(|pair| pair[0].as_str() == Some("id"))
+                    .and_then(|pair| pair[1].as_int())
+                    .unwrap_or(0);
+            }
+            Value::Error(error) => return Err(self.refused(&error)),
+            _ => return Err(OpenError::Unreachable("it is not a Redis server".into())),
+        }
+        if self.database != 0
+            && let Value::Error(error) = link.reader.next().await.map_err(silent)?
+        {
+            return Err(OpenError::Auth(self.scrub(&error)));
+        }
+        Ok(link)
+    }
+
+    async fn dial(&self) -> Result<(ReadHalf, WriteHalf), OpenError> {
+        let unreachable = |error: io::Error| OpenError::Unreachable(error.to_string());
+        match &self.target {
+            #[cfg(unix)]
+            Target::Unix(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await.map_err(unreachable)?;
+                let (read, write) = stream.into_split();
+                Ok((Box::new(read), Box::new(write)))
+            }
+            Target::Tcp {
+                host,
+                port,
+                #[cfg(feature = "tls")]
+                tls,
+            } => {
+                let stream = TcpStream::connect((host.as_str(), *port))
+                    .await
+                    .map_err(unreachable)?;
+                // Every write here is a whole batch; waiting to fill a segment would only delay its end.
+                stream.set_nodelay(true).map_err(unreachable)?;
+                #[cfg(feature = "tls")]
+                if let Some(tls) = tls {
+                    let stream = tls.handshake(stream).await.map_err(OpenError::Tls)?;
+                    let (read, write) = tokio::io::split(stream);
+                    return Ok((Box::new(read), Box::new(write)));
+                }
+                let (read, write) = stream.into_split();
+                Ok((Box::new(read), Box::new(write)))
+            }
+        }
+    }
+
+    fn refused(&self, error: &ServerError) -> OpenError {
+        let lower = error.details().unwrap_or_default().to_ascii_lowercase();
+        // An old server repeats a command that it does not know, password included.
+        if lower.contains("unknown command") || error.code() == "NOPROTO" {
+            OpenError::Unsupported("the server is older than Redis 6.2".into())
+        } else if ["WRONGPASS", "NOAUTH", "NOPERM"].contains(&error.code()) || lower.contains("auth") {
+            OpenError::Auth(self.scrub(error))
+        } else {
+            OpenError::Unreachable(self.scrub(error))
+        }
+    }
+
+    /// What the server said, without the password.
+    fn scrub(&self, error: &ServerError) -> String {
+        let password = self.password.as_ref().map(Secret::expose);
+        fault::text_without(error, password.unwrap_or_default())
+    }
+
+    /// The error of a connect that failed for good.
+    pub(super) fn connect_error(&self, error: OpenError) -> ConnectError {
+        let address = self.address.clone();
+        match error {
+            OpenError::Unreachable(reason) => ConnectError::Unreachable { address, reason },
+            OpenError::Auth(reason) => ConnectError::Auth { address, reason },
+            OpenError::Tls(reason) => ConnectError::Tls { address, reason },
+            OpenError::Timeout => ConnectError::Timeout {
+                address,
+                limit: self.timeout,
+            },
+            OpenError::Unsupported(reason) => ConnectError::Unsupported {
+                transport: "redis",
+                reason: format!("cannot use the broker at {address}: {reason}"),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("address", &self.address)
+            .field("user", &self.user)
+            .field("password", &self.password)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+type ReadHalf = Box<dyn AsyncRead + Send + Unpin>;
+pub(super) type WriteHalf = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// An open connection.
+pub(super) struct Link {
+    pub(super) reader: Reader,
+    pub(super) writer: WriteHalf,
+    /// The broker's number of this connection.
+    pub(super) client_id: i64,
+}
+
+impl Link {
+    /// Writes all of it. Not cancellation safe.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
+        self.writer.write_all(bytes).await?;
+        self.writer.flush().await?;
+        Ok(())
+    }
+
+    /// Writes commands and reads one answer to each of them, all within `limit`.
+    pub(super) async fn ask(
+        &mut self,
+        commands: &[u8],
+        answers: usize,
+        limit: Duration,
+    ) -> Result<Vec<Value>, LinkError> {
+        let exchange = async {
+            self.write(commands).await?;
+            let mut values = Vec::with_capacity(answers);
+            while values.len() < answers {
+                values.push(self.reader.next().await?);
+            }
+            Ok(values)
+        };
+        tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| Err(LinkError::silent()))
+    }
+}
+
+/// The half that answers come from.
+pub(super) struct Reader {
+    read: ReadHalf,
+    decoder: Decoder,
+    buffer: BytesMut,
+    /// When bytes last came.
+    pub(super) heard: Instant,
+}
+
+impl Reader {
+    /// The next value. Cancellation safe.
+    pub(super) async fn next(&mut self) -> Result<Value, LinkError> {
+        loop {
+            if let Some(value) = self.ready()? {
+                return Ok(value);
+            }
+            self.buffer.reserve(READ_CHUNK);
+            if self.read.read_buf(&mut self.buffer).await? == 0 {
+                return Err(LinkError("the broker closed the connection".into()));
+            }
+            self.heard = Instant::now();
+        }
+    }
+
+    /// The next value, if all of it was read already.
+    pub(super) fn ready(&mut self) -> Result<Option<Value>, LinkError> {
+        Ok(self.decoder.decode(&mut self.buffer)?)
+    }
+}

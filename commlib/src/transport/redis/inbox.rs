@@ -1,0 +1,341 @@
+//! Where replies come to.
+//!
+//! Natively one list per node, taken from by one blocking connection; replies name their request. Servers that run
+//! commlib-py do not, so each call to them has a list of its own, and one blocking connection waits on all of them: a
+//! list that only this node knows wakes it when there are new calls.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::connection::{Endpoint, Link, LinkError, SILENCE};
+use super::encode::REPLY_LIST_MS;
+use super::resp::{self, Value};
+use super::salvage;
+use super::scripts::{Script, Scripts};
+use super::writer::Handle;
+use crate::envelope::{Malformed, native};
+use crate::error::Execution;
+use crate::transport::backoff::Backoff;
+use crate::transport::{ReplySink, TransportError, TransportErrorKind};
+
+/// How long one pop blocks. Redis notices a dead client late; what it pops for one meanwhile is lost.
+pub(super) const BLOCK: Duration = Duration::from_secs(2);
+const BLOCK_SECONDS: &str = "2";
+/// While there are more calls than one pop waits on, the next pop comes soon.
+const SHORT_BLOCK_SECONDS: &str = "0.02";
+/// Replies taken at once.
+const BATCH: i64 = 64;
+/// Lists that one pop waits on.
+const LISTS: usize = 1000;
+/// What stands in a list whose call nobody waits for any more.
+const MARK: &str = "gone";
+const MARK_MS: &str = "60000";
+
+/// The reply list of a node.
+pub(super) fn reply_list(node_id: &str) -> String {
+    format!("commlib:reply:{node_id}")
+}
+
+/// The list that wakes the inbox of a node.
+pub(super) fn wake_list(node_id: &str) -> String {
+    format!("commlib:wake:{node_id}")
+}
+
+/// The calls to commlib-py that wait for a reply, each with a list of its own.
+pub(super) struct Calls {
+    handle: Arc<Handle>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    by_id: HashMap<String, Arc<str>>,
+    by_list: HashMap<Arc<str>, String>,
+}
+
+impl Calls {
+    pub(super) fn new(handle: Arc<Handle>) -> Self {
+        Self {
+            handle,
+            open: Mutex::default(),
+        }
+    }
+
+    /// A new list for the reply to a call.
+    pub(super) fn add(&self, id: String) -> Arc<str> {
+        let list: Arc<str> = call_list().into();
+        let mut open = self.open.lock();
+        open.by_id.insert(id.clone(), Arc::clone(&list));
+        open.by_list.insert(Arc::clone(&list), id);
+        list
+    }
+
+    /// Nobody waits for this call any more. A reply that still comes is to die with its list.
+    pub(super) fn forget(&self, id: &str) {
+        if let Some(list) = self.remove(id) {
+            bury(&self.handle, vec![list.to_string()]);
+        }
+    }
+
+    /// This call was not delivered, or not certainly.
+    pub(super) fn failed(&self, id: &str, execution: Execution) {
+        if execution == Execution::DidNotRun {
+            self.remove(id);
+        } else {
+            self.forget(id);
+        }
+    }
+
+    /// Nobody waits for any call any more.
+    pub(super) fn forget_all(&self) {
+        let open = std::mem::take(&mut *self.open.lock());
+        for lists in open.by_list.into_keys().collect::<Vec<_>>().chunks(LISTS) {
+            bury(&self.handle, lists.iter().map(|list| list.to_string()).collect());
+        }
+    }
+
+    fn remove(&self, id: &str) -> Option<Arc<str>> {
+        let mut open = self.open.lock();
+        let list = open.by_id.remove(id)?;
+        open.by_list.remove(&list);
+        Some(list)
+    }
+
+    /// The call that a list is of, which ends with its reply.
+    fn take(&self, list: &str) -> Option<String> {
+        let mut open = self.open.lock();
+        let id = open.by_list.remove(list)?;
+        open.by_id.remove(&id);
+        Some(id)
+    }
+
+    /// Some of the lists, and whether these are all.
+    fn lists(&self, skip: usize) -> (Vec<Arc<str>>, bool) {
+        let open = self.open.lock();
+        let all = open.by_list.len();
+        if all <= LISTS {
+            return (open.by_list.keys().cloned().collect(), true);
+        }
+        let lists = open.by_list.keys().cycle().skip(skip % all).take(LISTS);
+        (lists.cloned().collect(), false)
+    }
+}
+
+/// A name for the reply list of one call, as commlib-py makes them.
+pub(super) fn call_list() -> String {
+    let mut list = String::with_capacity(36);
+    // Writing to a string can't fail.
+    let _ = write!(list, "rpc-{:032x}", rand::random::<u128>());
+    list
+}
+
+/// Leaves lists behind that die by themselves.
+pub(super) fn bury(handle: &Handle, lists: Vec<String>) {
+    handle.call(
+        "leave a reply list to die",
+        Script::Tombstone,
+        lists,
+        &[MARK, MARK_MS],
+    );
+}
+
+/// The task.
+pub(super) struct Inbox {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) handle: Arc<Handle>,
+    pub(super) sink: Arc<dyn ReplySink>,
+    pub(super) node_id: String,
+    /// Set in the dialect of commlib-py.
+    pub(super) calls: Option<Arc<Calls>>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Inbox {
+    /// Runs until it is stopped, on one connection after the other.
+    pub(super) async fn run(self) {
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.run_for_ever() => {}
+        }
+    }
+
+    async fn run_for_ever(&self) {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.endpoint.open("inbox").await {
+                Ok(link) => {
+                    backoff = Backoff::new();
+                    let error = match &self.calls {
+                        None => self.serve(link).await,
+                        Some(calls) => self.serve_calls(link, calls).await,
+                    };
+                    if let Err(error) = error {
+                        tracing::debug!(broker = self.endpoint.address, %error, "the inbox lost its connection");
+                        if let Some(calls) = &self.calls {
+                            calls.forget_all();
+                        }
+                        // A reply may have been on its way on that connection.
+                        self.sink.lost(TransportError::may_have_run(
+                            TransportErrorKind::Disconnected,
+                            format!(
+                                "the connection to the broker was lost while a reply was awaited ({error})"
+                            ),
+                        ));
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(broker = self.endpoint.address, %error, "the inbox cannot connect");
+                }
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn serve(&self, mut link: Link) -> Result<(), LinkError> {
+        let list = reply_list(&self.node_id);
+        let mut pop = Vec::new();
+        resp::command(&mut pop, &[b"BLPOP", list.as_bytes(), BLOCK_SECONDS.as_bytes()]);
+        resp::command(
+            &mut pop,
+            &[b"LPOP", list.as_bytes(), (BATCH - 1).to_string().as_bytes()],
+        );
+        loop {
+            for answer in link.ask(&pop, 2, BLOCK + SILENCE).await? {
+                match answer {
+                    Value::Nil => {}
+                    Value::Array(items) => {
+                        for item in items {
+                            // The first answer names the list before the item.
+                            if item.as_str() != Some(list.as_str()) {
+                                self.reply(item);
+                            }
+                        }
+                    }
+                    Value::Error(error) => return Err(refused(&error).await),
+                    _ => return Err(LinkError::unexpected()),
+                }
+            }
+        }
+    }
+
+    fn reply(&self, item: Value) {
+        match item {
+            Value::Bulk(bytes) => match read(&bytes, &self.handle.clock) {
+                Ok(mut reply) => match reply.meta.correlation_id.take() {
+                    Some(id) => self.sink.reply(&id, reply),
+                    None => tracing::debug!("a reply names no request; it was dropped"),
+                },
+                Err(mut error) => match error.correlation_id.take() {
+                    Some(id) => self.sink.malformed(&id, error),
+                    None => tracing::debug!(%error, "a reply could not be read; it was dropped"),
+                },
+            },
+            Value::Skipped(skipped) => {
+                if let Some(id) = salvage::route(&skipped).correlation_id {
+                    self.sink.malformed(&id, too_large(skipped.size));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn serve_calls(&self, mut link: Link, calls: &Calls) -> Result<(), LinkError> {
+        let mut scripts = Scripts::open(&mut link).await?;
+        let wake = wake_list(&self.node_id);
+        let mut skip = 0;
+        let mut pop = Vec::new();
+        loop {
+            let (lists, all) = calls.lists(skip);
+            skip = skip.wrapping_add(LISTS);
+            pop.clear();
+            let keys: Vec<&str> = lists.iter().map(AsRef::as_ref).collect();
+            let block = if all { BLOCK_SECONDS } else { SHORT_BLOCK_SECONDS };
+            redis::cmd("BLPOP")
+                .arg(&wake)
+                .arg(&keys)
+                .arg(block)
+                .write_packed_command(&mut pop);
+            resp::command(&mut pop, &[b"LPOP", wake.as_bytes(), b"1000"]);
+            scripts
+                .call(Script::Drain, &keys)
+                .arg(LISTS)
+                .write_packed_command(&mut pop);
+            let answers = link.ask(&pop, 3, BLOCK + SILENCE).await?;
+            let [first, _, drained] = answers.as_slice() else {
+                return Err(LinkError::unexpected());
+            };
+            if let Value::Error(error) = first {
+                return Err(refused(error).await);
+            }
+            if let Value::Array(pair) = first
+                && let [list, item] = pair.as_slice()
+                && let Some(list) = list.as_str().filter(|list| *list != wake)
+            {
+                self.call_reply(calls, list, item);
+            }
+            match drained {
+                Value::Array(items) => {
+                    for pair in items.chunks_exact(2) {
+                        let list = pair[0]
+                            .as_int()
+                            .and_then(|index| usize::try_from(index).ok()?.checked_sub(1))
+                            .and_then(|index| lists.get(index));
+                        if let Some(list) = list {
+                            self.call_reply(calls, list, &pair[1]);
+                        }
+                    }
+                }
+                Value::Error(error) if super::fault::is_unknown_script(error) => scripts.forget(),
+                Value::Error(error) => return Err(refused(error).await),
+                _ => {}
+            }
+        }
+    }
+
+    /// An item of the list of one call.
+    fn call_reply(&self, calls: &Calls, list: &str, item: &Value) {
+        let Some(id) = calls.take(list) else {
+            // The call was given up after this pop was written: the mark has to stay for a late reply.
+            if item.as_str() == Some(MARK) {
+                bury(&self.handle, vec![list.to_owned()]);
+            }
+            return;
+        };
+        match item {
+            Value::Bulk(bytes) => match read(bytes, &self.handle.clock) {
+                Ok(reply) => self.sink.reply(&id, reply),
+                Err(error) => self.sink.malformed(&id, error),
+            },
+            Value::Skipped(skipped) => self.sink.malformed(&id, too_large(skipped.size)),
+            _ => self.sink.malformed(&id, Malformed::new("it is no string")),
+        }
+    }
+}
+
+fn read(bytes: &Bytes, clock: &Clock) -> Result<crate::envelope::Envelope, Malformed> {
+    let (mut message, _) = native::decode(bytes)?;
+    message.meta.timestamp = message.meta.timestamp.map(|time| clock.to_local(time));
+    Ok(message)
+}
+
+fn too_large(size: usize) -> Malformed {
+    Malformed::new(format!("the reply has {size} bytes, over the limit of this node"))
+}
+
+/// The broker refuses to let this node take its replies. Trying at once again would only burn its time.
+async fn refused(error: &redis::ServerError) -> LinkError {
+    let error = super::fault::text(error);
+    tracing::warn!(error, "the broker refuses to hand out replies");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    LinkError(error)
+}
+
+const _: () = assert!(REPLY_LIST_MS as u64 > BLOCK.as_millis() as u64);

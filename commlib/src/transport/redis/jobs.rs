@@ -1,0 +1,311 @@
+//! What the writer is asked to write, and how the outcome of each gets back to whoever asked.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use super::fault;
+use super::inbox::Calls;
+use super::resp::Value;
+use super::scripts::Script;
+use crate::address::Address;
+use crate::error::Execution;
+use crate::transport::{Accepted, ReplySink, TransportError, TransportErrorKind};
+
+/// Something for the writer.
+pub(super) enum Job {
+    Push(Push),
+    Publish {
+        channel: Address,
+        body: Bytes,
+        done: oneshot::Sender<Result<Accepted, TransportError>>,
+    },
+    Reply(Reply),
+    GiveBack(GiveBack),
+    Ask(Ask),
+    Call(Call),
+}
+
+/// An item for a work queue.
+pub(super) struct Push {
+    pub(super) address: Address,
+    pub(super) item: Bytes,
+    /// How long the list has to live at least, in ms.
+    pub(super) time_to_live: i64,
+    pub(super) origin: Origin,
+}
+
+/// Who learns how a push ended.
+pub(super) enum Origin {
+    /// The reply sink, and only of a failure: success is followed by a reply.
+    Call {
+        id: String,
+        sink: Arc<dyn ReplySink>,
+        /// In the dialect of commlib-py, where the reply list of the call is known.
+        calls: Option<Arc<Calls>>,
+    },
+    Send(oneshot::Sender<Result<Accepted, TransportError>>),
+}
+
+impl Push {
+    pub(super) fn accepted(self) {
+        if let Origin::Send(done) = self.origin {
+            let _ = done.send(Ok(Accepted::default()));
+        }
+    }
+
+    pub(super) fn failed(self, error: TransportError) {
+        match self.origin {
+            Origin::Call { id, sink, calls } => {
+                if let Some(calls) = calls {
+                    calls.failed(&id, error.execution);
+                }
+                sink.failed(&id, error);
+            }
+            Origin::Send(done) => {
+                let _ = done.send(Err(error));
+            }
+        }
+    }
+}
+
+/// A reply on its way to its list.
+pub(super) struct Reply {
+    pub(super) list: String,
+    pub(super) item: Bytes,
+    pub(super) since: Instant,
+    /// Released when the broker has the reply.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// A request that goes back to the head of its list.
+pub(super) struct GiveBack {
+    pub(super) list: Address,
+    pub(super) item: Bytes,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+type Done = Option<oneshot::Sender<Result<Value, TransportError>>>;
+
+/// One command, encoded, with one answer.
+pub(super) struct Ask {
+    pub(super) command: Vec<u8>,
+    /// For errors: what the command is to do.
+    pub(super) what: &'static str,
+    pub(super) done: Done,
+}
+
+/// A call of a script.
+pub(super) struct Call {
+    pub(super) script: Script,
+    pub(super) keys: Vec<String>,
+    pub(super) arguments: Vec<Bytes>,
+    /// For errors: what the script is to do.
+    pub(super) what: &'static str,
+    pub(super) done: Done,
+}
+
+/// Written, or about to be, and not answered yet.
+pub(super) struct Flight {
+    /// Bytes written on this connection before its first.
+    pub(super) start: u64,
+    pub(super) since: Instant,
+    pub(super) load: Load,
+}
+
+pub(super) enum Load {
+    Pushes(Vec<Push>),
+    Replies(Vec<Reply>),
+    GiveBack(GiveBack),
+    Publish {
+        channel: Address,
+        done: oneshot::Sender<Result<Accepted, TransportError>>,
+    },
+    Ask {
+        what: &'static str,
+        done: Done,
+    },
+    Call(Call),
+    /// `TIME`: a sign of life and the broker's clock.
+    Time,
+    /// The loading of a script.
+    Script,
+}
+
+/// What the broker's answer to a flight leaves to do.
+pub(super) enum Next {
+    Nothing,
+    /// The broker has forgotten its scripts; nothing of this happened.
+    Again(Load),
+}
+
+impl Load {
+    fn uses_script(&self) -> bool {
+        matches!(
+            self,
+            Self::Pushes(_) | Self::Replies(_) | Self::GiveBack(_) | Self::Call(_)
+        )
+    }
+
+    /// Tells whoever asked what came of it.
+    pub(super) fn answered(self, answer: Value) -> Next {
+        if let Value::Error(error) = &answer
+            && fault::is_unknown_script(error)
+            && self.uses_script()
+        {
+            return Next::Again(self);
+        }
+        match self {
+            Self::Pushes(pushes) => pushed(pushes, &answer),
+            Self::Replies(replies) => {
+                if let (Value::Error(error), Some(reply)) = (&answer, replies.first()) {
+                    tracing::warn!(
+                        list = reply.list,
+                        replies = replies.len(),
+                        error = fault::text(error),
+                        "the broker refused replies; their callers will time out"
+                    );
+                }
+            }
+            Self::GiveBack(given) => {
+                if let Value::Error(error) = &answer {
+                    tracing::warn!(
+                        address = %given.list,
+                        error = fault::text(error),
+                        "the broker refused a request that was given back; it is lost"
+                    );
+                }
+            }
+            Self::Publish { channel, done } => {
+                let _ = done.send(match answer {
+                    Value::Int(receivers) => Ok(Accepted {
+                        durable: false,
+                        receivers: u64::try_from(receivers).ok(),
+                    }),
+                    Value::Error(error) => Err(fault::refused(&format!("publish to `{channel}`"), &error)),
+                    _ => Err(unexpected("publish")),
+                });
+            }
+            Self::Ask { what, done } | Self::Call(Call { what, done, .. }) => {
+                let result = match answer {
+                    Value::Error(error) => Err(fault::refused(what, &error)),
+                    value => Ok(value),
+                };
+                match (done, result) {
+                    (Some(done), result) => {
+                        let _ = done.send(result);
+                    }
+                    (None, Err(error)) => tracing::warn!(%error, "the broker refused a command"),
+                    (None, Ok(_)) => {}
+                }
+            }
+            Self::Time | Self::Script => {}
+        }
+        Next::Nothing
+    }
+
+    /// The connection is gone. What may be written again on the next one comes back.
+    pub(super) fn lost(self, reason: &str, written: bool) -> Vec<Job> {
+        let execution = if written {
+            Execution::MayHaveRun
+        } else {
+            Execution::DidNotRun
+        };
+        match self {
+            Self::Pushes(pushes) => {
+                for push in pushes {
+                    let error = fault::lost(&format!("send to `{}`", push.address), reason, execution);
+                    push.failed(error);
+                }
+            }
+            Self::Publish { channel, done } => {
+                let error = fault::lost(&format!("publish to `{channel}`"), reason, execution);
+                let _ = done.send(Err(error));
+            }
+            // A reply that comes twice finds its call answered. A request that comes twice would run twice.
+            Self::Replies(replies) => return replies.into_iter().map(Job::Reply).collect(),
+            Self::GiveBack(given) if !written => return vec![Job::GiveBack(given)],
+            Self::GiveBack(given) => {
+                tracing::warn!(address = %given.list, "a request may be lost: the connection broke while it was given back");
+            }
+            // Twice does no harm, and never would leave a list for ever.
+            Self::Call(call) if call.script == Script::Tombstone => return vec![Job::Call(call)],
+            Self::Ask { what, done } | Self::Call(Call { what, done, .. }) => {
+                if let Some(done) = done {
+                    let _ = done.send(Err(fault::lost(what, reason, execution)));
+                }
+            }
+            Self::Time | Self::Script => {}
+        }
+        Vec::new()
+    }
+}
+
+fn unexpected(what: &str) -> TransportError {
+    TransportError::may_have_run(
+        TransportErrorKind::Protocol,
+        format!("cannot tell whether the {what} worked: the broker answered what was not asked for"),
+    )
+}
+
+fn pushed(pushes: Vec<Push>, answer: &Value) {
+    let accepted = match answer {
+        Value::Int(count) => *count,
+        Value::Error(error) => {
+            for push in pushes {
+                let error = fault::refused(&format!("send to `{}`", push.address), error);
+                push.failed(error);
+            }
+            return;
+        }
+        _ => {
+            for push in pushes {
+                push.failed(unexpected("send"));
+            }
+            return;
+        }
+    };
+    for (index, push) in pushes.into_iter().enumerate() {
+        if i64::try_from(index).is_ok_and(|index| index < accepted) {
+            push.accepted();
+        } else if accepted < 0 {
+            let text = format!("nobody serves `{}`", push.address);
+            push.failed(TransportError::did_not_run(
+                TransportErrorKind::NoResponders,
+                text,
+            ));
+        } else {
+            let text = format!(
+                "the queue `{}` is full: {} requests wait in it; its servers are too slow or too few",
+                push.address,
+                super::QUEUE_LIMIT
+            );
+            push.failed(TransportError::did_not_run(TransportErrorKind::QueueFull, text));
+        }
+    }
+}
+
+impl Job {
+    /// There is no connection. What can wait for the next one comes back.
+    pub(super) fn unsent(self) -> Option<Self> {
+        match self {
+            Self::Push(push) => {
+                let error = fault::disconnected(&format!("send to `{}`", push.address));
+                push.failed(error);
+            }
+            Self::Publish { channel, done, .. } => {
+                let _ = done.send(Err(fault::disconnected(&format!("publish to `{channel}`"))));
+            }
+            Self::Call(ref call) if call.script == Script::Tombstone => return Some(self),
+            Self::Ask(Ask { what, done, .. }) | Self::Call(Call { what, done, .. }) => {
+                if let Some(done) = done {
+                    let _ = done.send(Err(fault::disconnected(what)));
+                }
+            }
+            Self::Reply(_) | Self::GiveBack(_) => return Some(self),
+        }
+        None
+    }
+}

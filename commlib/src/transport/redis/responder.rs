@@ -1,0 +1,204 @@
+//! The one answer to a request that was taken from a work queue.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::jobs::{GiveBack, Job, Reply};
+use super::writer::Handle;
+use crate::address::Address;
+use crate::envelope::{Dialect, Envelope, commlib_py, native};
+use crate::transport::Responder;
+
+/// The way back to the sender of a request.
+#[derive(Debug, PartialEq)]
+pub(super) struct Route {
+    list: String,
+    dialect: Dialect,
+    correlation_id: Option<String>,
+}
+
+impl Route {
+    /// A route to an address that requesters own; any other is logged and counted, and nothing is written to it.
+    pub(super) fn new(
+        reply_to: Option<&str>,
+        dialect: Option<Dialect>,
+        correlation_id: Option<String>,
+        handle: &Handle,
+    ) -> Option<Self> {
+        let list = reply_to?;
+        let per_call = is_call_list(list);
+        if !per_call && !is_node_list(list) {
+            let refused = handle.refused_replies.fetch_add(1, Ordering::Relaxed) + 1;
+            let shown: String = list.chars().take(64).collect();
+            tracing::warn!(
+                reply_to = ?shown,
+                refused,
+                "a request names a reply address that is none; it will not be answered"
+            );
+            return None;
+        }
+        Some(Self {
+            list: list.to_owned(),
+            // Of what can't be read, the form of the address tells the form of the answer.
+            dialect: dialect.unwrap_or(if per_call {
+                Dialect::CommlibPy
+            } else {
+                Dialect::Native
+            }),
+            correlation_id,
+        })
+    }
+}
+
+/// `commlib:reply:` and 24 characters.
+fn is_node_list(list: &str) -> bool {
+    list.strip_prefix("commlib:reply:").is_some_and(|id| {
+        id.len() == 24
+            && id
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    })
+}
+
+/// `rpc-` and 32 lower-case hexadecimal digits.
+fn is_call_list(list: &str) -> bool {
+    list.strip_prefix("rpc-")
+        .is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+pub(super) struct RedisResponder {
+    handle: Arc<Handle>,
+    /// Taken by the one use.
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    address: Address,
+    /// The request as it was; nothing if it was too large to keep.
+    item: Option<Bytes>,
+    route: Option<Route>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl RedisResponder {
+    pub(super) fn new(
+        handle: Arc<Handle>,
+        address: Address,
+        item: Option<Bytes>,
+        route: Option<Route>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            handle,
+            pending: Some(Pending {
+                address,
+                item,
+                route,
+                permit,
+            }),
+        }
+    }
+
+    fn give_back_now(&mut self) {
+        if let Some(Pending {
+            address,
+            item: Some(item),
+            permit,
+            ..
+        }) = self.pending.take()
+        {
+            self.handle.queue(Job::GiveBack(GiveBack {
+                list: address,
+                item,
+                _permit: permit,
+            }));
+        }
+    }
+}
+
+impl Responder for RedisResponder {
+    fn wants_reply(&self) -> bool {
+        self.pending
+            .as_ref()
+            .is_some_and(|pending| pending.route.is_some())
+    }
+
+    fn reply(mut self: Box<Self>, mut reply: Envelope) {
+        let Some(Pending {
+            route: Some(route),
+            permit,
+            ..
+        }) = self.pending.take()
+        else {
+            return;
+        };
+        let item = match route.dialect {
+            Dialect::Native => {
+                reply.meta.correlation_id = route.correlation_id;
+                reply.meta.reply_to = None;
+                reply.meta.timestamp = reply.meta.timestamp.map(|time| self.handle.clock.to_broker(time));
+                native::encode(&reply, None)
+            }
+            Dialect::CommlibPy => commlib_py::encode_reply(&reply, route.correlation_id.as_deref()),
+        };
+        self.handle.queue(Job::Reply(Reply {
+            list: route.list,
+            item: item.into(),
+            since: Instant::now(),
+            _permit: permit,
+        }));
+    }
+
+    fn finish(mut self: Box<Self>) {
+        self.pending = None;
+    }
+
+    fn give_back(mut self: Box<Self>) {
+        self.give_back_now();
+    }
+}
+
+impl Drop for RedisResponder {
+    fn drop(&mut self) {
+        self.give_back_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_requesters_are_answered() {
+        let (handle, _jobs) = Handle::new();
+        let node = format!("commlib:reply:{}", "aZ0_-x".repeat(4));
+        let call = format!("rpc-{}", "0f".repeat(16));
+        let route = |text: &str| Route::new(Some(text), None, None, &handle);
+        assert_eq!(route(&node).unwrap().dialect, Dialect::Native);
+        assert_eq!(route(&call).unwrap().dialect, Dialect::CommlibPy);
+        assert!(Route::new(None, None, None, &handle).is_none());
+        assert_eq!(handle.refused_replies.load(Ordering::Relaxed), 0);
+        let forged = [
+            String::new(),
+            "calculator.add".into(),
+            "commlib:presence:calculator.add".into(),
+            format!("{node}x"),
+            format!("commlib:reply:{}", "é".repeat(12)),
+            format!("commlib:reply:{}\n", "a".repeat(23)),
+            call.to_uppercase(),
+            call.replace('f', "g"),
+            "x".repeat(10_000),
+        ];
+        for text in &forged {
+            assert!(route(text).is_none(), "{text:?}");
+        }
+        assert_eq!(
+            handle.refused_replies.load(Ordering::Relaxed),
+            forged.len() as u64
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! The scripts that run inside the broker, each one step that nothing can come between.
+//!
+//! Effects are replicated as commands, so `TIME` in a script is fine (Redis 5 and later).
+
+use super::connection::{Link, LinkError, SILENCE};
+use redis::Cmd;
+
+use super::resp::{self, Value};
+
+/// A script by its place in [`SOURCES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    /// KEYS presence, list; ARGV check (1 or 0), time to live in ms, most items in the list, items. Returns -1 if
+    /// nobody serves the list, else how many of the items, from the first on, were put at its end.
+    Push,
+    /// KEYS list; ARGV time to live in ms, items. Puts replies where their requester takes them from.
+    Reply,
+    /// KEYS list; ARGV time to live in ms, items. Puts requests back at the head of their list, first item first.
+    GiveBack,
+    /// KEYS presence of each address; ARGV member, how long it lives in ms. Says that this server serves them.
+    Presence,
+    /// KEYS lists; ARGV most items. Takes items, each after the number of its list. A key of another type counts as empty.
+    Drain,
+    /// KEYS claim of a group on messages that look the same; ARGV member, time to live in ms. Returns 1 if the
+    /// member's next one of these messages is its own.
+    Claim,
+    /// KEYS lists; ARGV mark, time to live in ms. Leaves a list behind that dies by itself, and a later reply with it.
+    Tombstone,
+}
+
+const SOURCES: [&str; 7] = [
+    "if ARGV[1] == '1' then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if redis.call('ZCOUNT', KEYS[1], string.format('(%.0f', now), '+inf') == 0 then return -1 end
+end
+local count = math.min(#ARGV - 3, tonumber(ARGV[3]) - redis.call('LLEN', KEYS[2]))
+if count <= 0 then return 0 end
+redis.call('RPUSH', KEYS[2], unpack(ARGV, 4, 3 + count))
+if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
+return count",
+    "redis.call('RPUSH', KEYS[1], unpack(ARGV, 2))
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return 1",
+    "for i = #ARGV, 2, -1 do redis.call('LPUSH', KEYS[1], ARGV[i]) end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return 1",
+    "local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for _, key in ipairs(KEYS) do
+  redis.call('ZADD', key, string.format('%.0f', now + ARGV[2]), ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', now))
+  redis.call('PEXPIRE', key, ARGV[2] + 5000)
+end
+return 1",
+    "local out, left = {}, tonumber(ARGV[1])
+for i, key in ipairs(KEYS) do
+  if left <= 0 then break end
+  local items = redis.pcall('LPOP', key, left)
+  if type(items) == 'table' and not items.err then
+    for _, item in ipairs(items) do
+      out[#out + 1] = i
+      out[#out + 1] = item
+    end
+    left = left - #items
+  end
+end
+return out",
+    "local mine = redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+local done = tonumber(redis.call('HGET', KEYS[1], '') or '0')
+if mine == 1 and done > 0 then
+  redis.call('HSET', KEYS[1], ARGV[1], done)
+  mine = done
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+if mine <= done then return 0 end
+redis.call('HSET', KEYS[1], '', mine)
+return 1",
+    "for _, key in ipairs(KEYS) do
+  redis.call('RPUSH', key, ARGV[1])
+  redis.call('PEXPIRE', key, ARGV[2])
+end
+return 1",
+];
+
+/// The scripts with their digests, and whether the broker has them.
+pub(super) struct Scripts {
+    scripts: [redis::Script; SOURCES.len()],
+    loaded: bool,
+}
+
+impl Scripts {
+    pub(super) const COUNT: usize = SOURCES.len();
+
+    /// Scripts that the broker does not have yet.
+    pub(super) fn new() -> Self {
+        Self {
+            scripts: SOURCES.map(redis::Script::new),
+            loaded: false,
+        }
+    }
+
+    /// Appends the commands that load all scripts, [`COUNT`](Self::COUNT) of them.
+    pub(super) fn load(out: &mut Vec<u8>) {
+        for source in SOURCES {
+            resp::command(out, &[b"SCRIPT", b"LOAD", source.as_bytes()]);
+        }
+    }
+
+    /// Takes in the answers to [`load`](Self::load). While not all are loaded, each call sends its script in full,
+    /// which gives an error where errors are handled.
+    pub(super) fn loaded(&mut self, answers: &[Value]) {
+        self.loaded = answers.len() == Self::COUNT && answers.iter().all(|answer| answer.as_str().is_some());
+    }
+
+    /// Loads all scripts on a connection of its own.
+    pub(super) async fn open(link: &mut Link) -> Result<Self, LinkError> {
+        let mut commands = Vec::new();
+        Self::load(&mut commands);
+        let mut scripts = Self::new();
+        scripts.loaded(&link.ask(&commands, Self::COUNT, SILENCE).await?);
+        Ok(scripts)
+    }
+
+    /// The broker does not know the scripts any more.
+    pub(super) fn forget(&mut self) {
+        self.loaded = false;
+    }
+
+    /// A call up to its keys.
+    pub(super) fn call(&self, script: Script, keys: &[&str]) -> Cmd {
+        let index = script as usize;
+        let mut call = Cmd::new();
+        if self.loaded {
+            call.arg("EVALSHA").arg(self.scripts[index].get_hash());
+        } else {
+            call.arg("EVAL").arg(SOURCES[index]);
+        }
+        call.arg(keys.len()).arg(keys);
+        call
+    }
+}

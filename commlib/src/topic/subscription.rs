@@ -145,9 +145,8 @@ impl<M: Message, C: Captures> IntoFuture for Subscribe<M, C> {
                 Arc::clone(&buffer) as Arc<dyn TopicSink>,
             )
             .await?;
-            let namespace = self.node.config().namespace.clone();
             Ok(Subscription {
-                namespace,
+                node: self.node,
                 buffer,
                 topic: self.topic,
                 handle,
@@ -247,7 +246,8 @@ pub enum RecvError {
 pub struct Subscription<M, C = ()> {
     buffer: Arc<Buffer>,
     topic: Option<&'static TopicDescriptor>,
-    namespace: Option<Address>,
+    /// Keeps the connection up for as long as there is something to listen with.
+    node: Node,
     handle: Box<dyn transport::Subscription>,
     message: PhantomData<fn() -> (M, C)>,
 }
@@ -276,7 +276,9 @@ impl<M: Message, C: Captures> Subscription<M, C> {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Received<M, C>, RecvError>>> {
         Poll::Ready(ready!(self.buffer.poll_next(cx)).map(|item| match item {
-            Item::Message(message) => decode(self.topic, local(self.namespace.as_ref(), message)),
+            Item::Message(message) => {
+                decode(self.topic, local(self.node.config().namespace.as_ref(), message))
+            }
             Item::Lagged(messages) => Err(RecvError::Lagged(messages)),
             Item::Gap => Err(RecvError::Gap),
         }))

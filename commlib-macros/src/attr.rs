@@ -6,6 +6,7 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
+use syn::punctuated::Punctuated;
 use syn::{Attribute, Ident, Lit, LitStr, Meta, Path, Token};
 
 use crate::diag::Errors;
@@ -141,6 +142,11 @@ impl Bag {
     pub(crate) fn take(place: &Place, attrs: &mut Vec<Attribute>, errors: &mut Errors) -> Self {
         let mut bag = Bag::default();
         attrs.retain(|attr| {
+            if let Some(name) = conditional_own_attribute(attr) {
+                let text = "can't be conditional, as both sides must agree on it; put `#[cfg]` on the method";
+                errors.push(attr, format!("`#[{name}]` {text}"));
+                return false;
+            }
             let Some(name) = own_attribute(attr) else {
                 return true;
             };
@@ -252,6 +258,21 @@ pub(crate) fn own_attribute(attr: &Attribute) -> Option<&'static str> {
             .first()
             .is_some_and(|first| first.ident == "commlib");
     (path.segments.len() == 1 || qualified_by_us).then_some(own)
+}
+
+/// The same in `#[cfg_attr(…, rpc(…))]`, which the compiler would take apart too late.
+fn conditional_own_attribute(attr: &Attribute) -> Option<&'static str> {
+    if !attr.path().is_ident("cfg_attr") {
+        return None;
+    }
+    let list = attr
+        .parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated)
+        .ok()?;
+    list.iter().skip(1).find_map(|meta| {
+        ["rpc", "topic"]
+            .into_iter()
+            .find(|name| meta.path().is_ident(name))
+    })
 }
 
 fn read_value(name: &str, takes: Takes, key: &Ident, input: ParseStream<'_>) -> syn::Result<Value> {

@@ -48,14 +48,14 @@ pub(crate) fn topic(attr: TokenStream, item: TokenStream) -> (TokenStream, Vec<s
 
 /// `#[rpc]` outside a service.
 pub(crate) fn misplaced_rpc(item: TokenStream) -> (TokenStream, Vec<syn::Error>) {
-    let text = "`#[rpc]` sets options of a method inside a `#[commlib::rpc_service]` trait and means nothing here; \
-                if it stands in such a trait, put it on a method directly, not in `#[cfg_attr]`";
+    let text =
+        "`#[rpc]` sets options of a method inside a `#[commlib::rpc_service]` trait and means nothing here";
     (item, vec![syn::Error::new(Span::call_site(), text)])
 }
 
 /// Lints that fire on generated code through the spans of the user's tokens, or because the user calls none of it.
 fn allow() -> TokenStream {
-    quote!(#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)])
+    quote!(#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)])
 }
 
 /// `const _: () = { … };` around all that has no name for the user.
@@ -70,7 +70,6 @@ fn hidden(head: &Head, items: &TokenStream) -> TokenStream {
             non_camel_case_types,
             non_snake_case,
             non_upper_case_globals,
-            unreachable_pub,
             unused_imports,
             unused_mut,
             clippy::all,

@@ -129,6 +129,19 @@ fn keys_of_a_method() {
 }
 
 #[test]
+fn keys_are_not_conditional() {
+    says(
+        method("#[cfg_attr(unix, rpc(timeout = \"1s\"))] async fn a(&self);"),
+        &["`#[rpc]` can't be conditional", "`#[cfg]`"],
+    );
+    says(
+        method("async fn a(&self, #[cfg_attr(unix, rpc(default))] a: u8);"),
+        &["can't be conditional"],
+    );
+    good(method("#[cfg_attr(unix, inline)] async fn a(&self);"));
+}
+
+#[test]
 fn keys_of_an_argument() {
     says(
         method("async fn a(&self, #[rpc(deflaut)] a: u8);"),

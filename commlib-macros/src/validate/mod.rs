@@ -412,11 +412,16 @@ fn stub_args(arguments: &[Argument]) -> Vec<Option<Type>> {
         .collect()
 }
 
-/// Reads the macro's own list and the trait. `None`: not a trait, or not parsable; the error says so.
+/// Parses the trait. `None`: not a trait, or not parsable; the error says so.
 fn parse_trait(attr: &'static str, item: &TokenStream, errors: &mut Errors) -> Option<RawTrait> {
     if !crate::parse::is_trait(item) {
+        let inside = if attr == "topic" {
+            "; on a method it goes inside such a trait"
+        } else {
+            ""
+        };
         let text = format!(
-            "`#[{attr}]` goes on a trait: `#[commlib::{attr}] trait Name {{ async fn method(&self); }}`"
+            "`#[{attr}]` goes on a trait: `#[commlib::{attr}] trait Name {{ async fn method(&self); }}`{inside}"
         );
         errors.push_at(head_span(item), text);
         return None;
@@ -442,10 +447,15 @@ fn head_span(item: &TokenStream) -> Span {
 }
 
 fn is_unit(output: &ReturnType) -> bool {
-    match output {
-        ReturnType::Default => true,
-        ReturnType::Type(_, ty) => matches!(&**ty, Type::Tuple(tuple) if tuple.elems.is_empty()),
+    let ReturnType::Type(_, ty) = output else {
+        return true;
+    };
+    let mut ty = &**ty;
+    // A type that comes out of a `macro_rules!` macro is in an invisible group.
+    while let Type::Group(group) = ty {
+        ty = &group.elem;
     }
+    matches!(ty, Type::Tuple(tuple) if tuple.elems.is_empty())
 }
 
 /// The span of a literal, or of the method's name if there is none.

@@ -1,7 +1,7 @@
 //! The macros work on what a `macro_rules!` macro writes, whichever side a name comes from.
 
 macro_rules! service {
-    ($name:ident, $method:ident, $arg:ident: $ty:ty => $reply:ty) => {
+    ($name:ident, $method:ident, $arg:ident: $ty:ty => $reply:ty, $unit:ty) => {
         #[commlib::rpc_service]
         trait $name {
             async fn $method(&self, $arg: $ty, ours: $ty) -> $reply;
@@ -12,6 +12,8 @@ macro_rules! service {
             async fn twice(&self, ours: u8) -> u8 {
                 ours * 2
             }
+            #[rpc(oneway)]
+            async fn tell(&self) -> $unit;
             #[rpc(body)]
             async fn whole(&self, $arg: $ty);
         }
@@ -41,11 +43,11 @@ mod reexports {
     pub(crate) use commlib as messaging;
 }
 
-service!(One, add, a: u8 => u8);
-service!(Two, add, a: Vec<Option<u8>> => Result<u8, commlib::NoError>);
+service!(One, add, a: u8 => u8, ());
+service!(Two, add, a: Vec<Option<u8>> => Result<u8, commlib::NoError>, ());
 topics!(Three, "b.{c}", c, Vec<u8>);
 with_crate!(self::reexports::messaging, Four);
 
 pub(crate) fn main() {
-    service!(Five, add, a: u8 => u8);
+    service!(Five, add, a: u8 => u8, ());
 }

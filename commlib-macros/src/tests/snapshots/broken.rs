@@ -9,7 +9,7 @@ pub trait Broken<T>: ::core::marker::Send + ::core::marker::Sync + 'static {
         Self: ::core::marker::Sized;
 }
 /// Stands in for the generated item while the trait has errors.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub struct BrokenClient;
 #[allow(
     dead_code,
@@ -17,7 +17,6 @@ pub struct BrokenClient;
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unreachable_pub,
     unused_imports,
     unused_mut,
     clippy::all,
@@ -59,7 +58,7 @@ const _: () = {
     }
 };
 /// Stands in for the generated item while the trait has errors.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub struct BrokenServer<S>(S);
 #[allow(
     dead_code,
@@ -67,7 +66,6 @@ pub struct BrokenServer<S>(S);
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unreachable_pub,
     unused_imports,
     unused_mut,
     clippy::all,
@@ -96,7 +94,6 @@ const _: () = {
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unreachable_pub,
     unused_imports,
     unused_mut,
     clippy::all,

@@ -19,14 +19,14 @@ pub trait Calculator: ::core::marker::Send + ::core::marker::Sync + 'static {
 /// Client of the service `calculator`: calls what a [`Calculator`] serves.
 ///
 /// Does sums.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub struct CalculatorClient {
     inner: ::commlib::__private::RpcClient,
 }
 /// Serves the service `calculator` with a handler that implements [`Calculator`].
 ///
 /// Does sums.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub struct CalculatorServer<S> {
     service: S,
 }
@@ -36,7 +36,6 @@ pub struct CalculatorServer<S> {
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unreachable_pub,
     unused_imports,
     unused_mut,
     clippy::all,

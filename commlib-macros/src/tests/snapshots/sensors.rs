@@ -16,21 +16,21 @@ pub trait Sensors: ::core::marker::Send + ::core::marker::Sync + 'static {
 /// Publishes on the topics `sensors.…` what a [`Sensors`] handles.
 ///
 /// What the robot feels.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub struct SensorsPublisher {
     inner: ::commlib::__private::TopicPublisher,
 }
 /// Subscribes to the topics `sensors.…` of [`Sensors`].
 ///
 /// What the robot feels.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub struct SensorsSubscriber {
     inner: ::commlib::__private::TopicSubscriber,
 }
 /// Handles the topics `sensors.…` with a handler that implements [`Sensors`].
 ///
 /// What the robot feels.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub struct SensorsHandler<S> {
     service: S,
 }
@@ -40,7 +40,6 @@ pub struct SensorsHandler<S> {
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unreachable_pub,
     unused_imports,
     unused_mut,
     clippy::all,

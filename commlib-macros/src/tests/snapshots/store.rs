@@ -18,12 +18,12 @@ pub(crate) trait Store: Clone + ::core::marker::Send + ::core::marker::Sync + 's
     ) -> impl ::core::future::Future<Output = Vec<Item>> + ::core::marker::Send;
 }
 /// Client of the service `store`: calls what a [`Store`] serves.
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub(crate) struct StoreClient {
     inner: crate::reexports::messaging::__private::RpcClient,
 }
 /// Serves the service `store` with a handler that implements [`Store`].
-#[allow(dead_code, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#[allow(dead_code, clippy::all, clippy::pedantic, clippy::nursery)]
 pub(crate) struct StoreServer<S> {
     service: S,
 }
@@ -33,7 +33,6 @@ pub(crate) struct StoreServer<S> {
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
-    unreachable_pub,
     unused_imports,
     unused_mut,
     clippy::all,

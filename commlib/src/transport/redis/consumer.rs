@@ -3,7 +3,7 @@
 //! One blocking connection and one task per consumer. A pop is written only while permits are held for all that it can
 //! bring. Replies go out on the writer's connection, so that none waits for a pop to return.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use futures_util::future::BoxFuture;
 use redis::ServerError;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::Life;
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::encode::presence_key;
 use super::fault;
@@ -46,6 +47,8 @@ pub(super) struct ConsumerTask {
     /// Names this consumer in the presence of its addresses.
     member: String,
     stop: CancellationToken,
+    /// For the responders, whose replies still go out when this consumer is gone.
+    life: Weak<DropGuard>,
     /// Per address: requests that were there before this consumer, which may be stale.
     backlog: Vec<i64>,
     /// Per address: when to look at it again.
@@ -78,6 +81,7 @@ impl ConsumerTask {
         spec: ConsumeSpec,
         member: String,
         stop: CancellationToken,
+        life: Weak<DropGuard>,
     ) -> Self {
         let count = spec.addresses.len();
         Self {
@@ -86,6 +90,7 @@ impl ConsumerTask {
             spec,
             member,
             stop,
+            life,
             backlog: vec![0; count],
             paused: vec![None; count],
             turn: 0,
@@ -459,7 +464,14 @@ impl ConsumerTask {
             }
             _ => return,
         };
-        let responder = RedisResponder::new(Arc::clone(&self.handle), address.clone(), item, route, permit);
+        let responder = RedisResponder::new(
+            Arc::clone(&self.handle),
+            self.life.upgrade(),
+            address.clone(),
+            item,
+            route,
+            permit,
+        );
         self.spec.sink.deliver(Delivery {
             address: index,
             taken,
@@ -501,6 +513,7 @@ async fn permits(spec: &ConsumeSpec) -> Option<Vec<OwnedSemaphorePermit>> {
 pub(super) struct ConsumerHandle {
     pub(super) stop: CancellationToken,
     pub(super) ended: watch::Receiver<bool>,
+    pub(super) _life: Life,
 }
 
 impl Consumer for ConsumerHandle {

@@ -99,6 +99,7 @@ pub(crate) async fn connect(
         wake: calls.as_ref().map(|_| inbox::wake_list(&options.node_id)),
     };
     let writer = tokio::spawn(writer.run(ready));
+    let life: Life = Arc::new(stop.clone().drop_guard());
     Ok(Arc::new(RedisTransport {
         endpoint,
         handle,
@@ -111,10 +112,13 @@ pub(crate) async fn connect(
         numbers: AtomicU64::new(0),
         writer: Mutex::new(Some(writer)),
         receiving: stop.child_token(),
-        _stop: stop.clone().drop_guard(),
+        life,
         stop,
     }))
 }
+
+/// Ends all tasks when the transport and all that was made by it are gone.
+type Life = Arc<DropGuard>;
 
 struct RedisTransport {
     endpoint: Arc<Endpoint>,
@@ -134,7 +138,7 @@ struct RedisTransport {
     receiving: CancellationToken,
     /// Ends all tasks.
     stop: CancellationToken,
-    _stop: DropGuard,
+    life: Life,
 }
 
 impl fmt::Debug for RedisTransport {
@@ -194,6 +198,7 @@ impl RedisTransport {
             spec,
             member,
             stop.clone(),
+            Arc::downgrade(&self.life),
         );
         let ready = match tokio::time::timeout_at(deadline, task.open()).await {
             Ok(Ok(ready)) => ready,
@@ -219,7 +224,11 @@ impl RedisTransport {
         let (ended, watched) = watch::channel(false);
         tokio::spawn(task.run(ready, ended));
         guard.disarm();
-        Ok(Box::new(ConsumerHandle { stop, ended: watched }))
+        Ok(Box::new(ConsumerHandle {
+            stop,
+            ended: watched,
+            _life: Arc::clone(&self.life),
+        }))
     }
 
     async fn subscribe_now(&self, spec: SubscribeSpec) -> Result<Box<dyn Subscription>, TransportError> {
@@ -269,6 +278,7 @@ impl RedisTransport {
             entry: Arc::clone(&entry),
             commands: self.commands.clone(),
             group,
+            _life: Arc::clone(&self.life),
         };
         let (done, confirmed) = oneshot::channel();
         if self.commands.send(Command::Add { entry, done }).is_err() {

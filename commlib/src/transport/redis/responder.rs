@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::Life;
 use super::jobs::{GiveBack, Job, Reply};
 use super::writer::Handle;
 use crate::address::Address;
@@ -72,6 +73,7 @@ fn is_call_list(list: &str) -> bool {
 
 pub(super) struct RedisResponder {
     handle: Arc<Handle>,
+    _life: Option<Life>,
     /// Taken by the one use.
     pending: Option<Pending>,
 }
@@ -87,6 +89,7 @@ struct Pending {
 impl RedisResponder {
     pub(super) fn new(
         handle: Arc<Handle>,
+        life: Option<Life>,
         address: Address,
         item: Option<Bytes>,
         route: Option<Route>,
@@ -94,6 +97,7 @@ impl RedisResponder {
     ) -> Self {
         Self {
             handle,
+            _life: life,
             pending: Some(Pending {
                 address,
                 item,

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::Life;
 use super::clock::Clock;
 use super::group::Candidate;
 use super::pubsub::{Command, Topic};
@@ -25,7 +26,7 @@ pub(super) struct Entry {
     max_body: usize,
     handle: Arc<Handle>,
     outlet: Outlet,
-    life: Mutex<Life>,
+    state: Mutex<State>,
 }
 
 /// Where messages go.
@@ -35,7 +36,7 @@ pub(super) enum Outlet {
     Group(mpsc::Sender<Candidate>),
 }
 
-struct Life {
+struct State {
     /// Nothing after the end. Emptied under the lock, so that a delivery which runs is over when the end has come.
     sink: Option<Arc<dyn TopicSink>>,
     /// Whether the broker has confirmed it before.
@@ -58,7 +59,7 @@ impl Entry {
             max_body,
             handle,
             outlet,
-            life: Mutex::new(Life {
+            state: Mutex::new(State {
                 sink: Some(sink),
                 confirmed: false,
             }),
@@ -75,9 +76,9 @@ impl Entry {
 
     /// The broker confirmed it. If it is not for the first time, there was a gap.
     pub(super) fn confirmed(&self) {
-        let mut life = self.life.lock();
-        if std::mem::replace(&mut life.confirmed, true)
-            && let Some(sink) = &life.sink
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.confirmed, true)
+            && let Some(sink) = &state.sink
         {
             sink.gap();
         }
@@ -122,25 +123,25 @@ impl Entry {
     }
 
     pub(super) fn deliver(&self, message: TopicMessage) {
-        if let Some(sink) = &self.life.lock().sink {
+        if let Some(sink) = &self.state.lock().sink {
             sink.message(message);
         }
     }
 
     pub(super) fn dropped(&self, reason: &str) {
-        if let Some(sink) = &self.life.lock().sink {
+        if let Some(sink) = &self.state.lock().sink {
             sink.dropped(reason);
         }
     }
 
     pub(super) fn gap(&self) {
-        if let Some(sink) = &self.life.lock().sink {
+        if let Some(sink) = &self.state.lock().sink {
             sink.gap();
         }
     }
 
     fn end(&self) {
-        self.life.lock().sink = None;
+        self.state.lock().sink = None;
     }
 }
 
@@ -155,6 +156,7 @@ pub(super) struct SubscriptionHandle {
     pub(super) entry: Arc<Entry>,
     pub(super) commands: mpsc::UnboundedSender<Command>,
     pub(super) group: Option<GroupEnd>,
+    pub(super) _life: Life,
 }
 
 /// The end of a group membership.

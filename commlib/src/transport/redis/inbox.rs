@@ -19,11 +19,11 @@ use super::encode::REPLY_LIST_MS;
 use super::resp::{self, Value};
 use super::salvage;
 use super::scripts::{Script, Scripts};
-use super::writer::Handle;
+use super::writer::{Handle, Waiting};
 use crate::envelope::{Malformed, native};
 use crate::error::Execution;
+use crate::transport::ReplySink;
 use crate::transport::backoff::Backoff;
-use crate::transport::{ReplySink, TransportError, TransportErrorKind};
 
 /// How long one pop blocks. Redis notices a dead client late; what it pops for one meanwhile is lost.
 pub(super) const BLOCK: Duration = Duration::from_secs(2);
@@ -51,6 +51,7 @@ pub(super) fn wake_list(node_id: &str) -> String {
 /// The calls to commlib-py that wait for a reply, each with a list of its own.
 pub(super) struct Calls {
     handle: Arc<Handle>,
+    wake: String,
     open: Mutex<Open>,
 }
 
@@ -61,11 +62,17 @@ struct Open {
 }
 
 impl Calls {
-    pub(super) fn new(handle: Arc<Handle>) -> Self {
+    pub(super) fn new(handle: Arc<Handle>, node_id: &str) -> Self {
         Self {
             handle,
+            wake: wake_list(node_id),
             open: Mutex::default(),
         }
+    }
+
+    /// The list that tells the inbox of new calls.
+    pub(super) fn wake_list(&self) -> &str {
+        &self.wake
     }
 
     /// A new list for the reply to a call.
@@ -152,8 +159,7 @@ pub(super) struct Inbox {
     pub(super) handle: Arc<Handle>,
     pub(super) sink: Arc<dyn ReplySink>,
     pub(super) node_id: String,
-    /// Set in the dialect of commlib-py.
-    pub(super) calls: Option<Arc<Calls>>,
+    pub(super) waiting: Waiting,
     pub(super) stop: CancellationToken,
 }
 
@@ -169,26 +175,29 @@ impl Inbox {
 
     async fn run_for_ever(&self) {
         let mut backoff = Backoff::new();
+        let mut losses = self.handle.losses.subscribe();
         loop {
+            let before = *losses.borrow_and_update();
             match self.endpoint.open("inbox").await {
                 Ok(link) => {
                     backoff = Backoff::new();
-                    let error = match &self.calls {
-                        None => self.serve(link).await,
-                        Some(calls) => self.serve_calls(link, calls).await,
-                    };
-                    if let Err(error) = error {
-                        tracing::debug!(broker = self.endpoint.address, %error, "the inbox lost its connection");
-                        if let Some(calls) = &self.calls {
-                            calls.forget_all();
+                    let served = async {
+                        match &self.waiting.calls {
+                            None => self.serve(link).await,
+                            Some(calls) => self.serve_calls(link, calls).await,
                         }
-                        // A reply may have been on its way on that connection.
-                        self.sink.lost(TransportError::may_have_run(
-                            TransportErrorKind::Disconnected,
-                            format!(
-                                "the connection to the broker was lost while a reply was awaited ({error})"
-                            ),
-                        ));
+                    };
+                    tokio::select! {
+                        served = served => if let Err(error) = served
+                            // Where the writer lost its connection too, it has told so, and by now there may be calls
+                            // on a new one.
+                            && *self.handle.losses.borrow() == before
+                        {
+                            tracing::warn!(broker = self.endpoint.address, %error, "the inbox lost its connection to the broker");
+                            self.waiting.lost(&error.to_string());
+                        },
+                        // What broke that connection may have broken this one without a sign of it yet.
+                        _ = losses.changed() => {}
                     }
                 }
                 Err(error) => {
@@ -249,7 +258,7 @@ impl Inbox {
 
     async fn serve_calls(&self, mut link: Link, calls: &Calls) -> Result<(), LinkError> {
         let mut scripts = Scripts::open(&mut link).await?;
-        let wake = wake_list(&self.node_id);
+        let wake = calls.wake_list();
         let mut skip = 0;
         let mut pop = Vec::new();
         loop {
@@ -259,7 +268,7 @@ impl Inbox {
             let keys: Vec<&str> = lists.iter().map(AsRef::as_ref).collect();
             let block = if all { BLOCK_SECONDS } else { SHORT_BLOCK_SECONDS };
             redis::cmd("BLPOP")
-                .arg(&wake)
+                .arg(wake)
                 .arg(&keys)
                 .arg(block)
                 .write_packed_command(&mut pop);

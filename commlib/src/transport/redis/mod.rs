@@ -23,8 +23,8 @@ mod tls;
 mod writer;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,7 +42,7 @@ use self::jobs::{Call, Job, Origin, Push};
 use self::pubsub::{Command, Hub};
 use self::scripts::Script;
 use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
-use self::writer::{Handle, Writer};
+use self::writer::{Handle, Waiting, Writer};
 use super::{
     Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, ReplySink, Request,
     SubscribeSpec, Subscription, Transport, TransportError, TransportErrorKind, TransportOptions,
@@ -84,7 +84,12 @@ pub(crate) async fn connect(
         reason: String::new(),
     });
     let (commands, wishes) = mpsc::unbounded_channel();
-    let calls = (options.dialect == Dialect::CommlibPy).then(|| Arc::new(Calls::new(Arc::clone(&handle))));
+    let calls = (options.dialect == Dialect::CommlibPy)
+        .then(|| Arc::new(Calls::new(Arc::clone(&handle), &options.node_id)));
+    let waiting = Waiting {
+        sink: Arc::default(),
+        calls,
+    };
     if ready.is_some() {
         // The writer says so again; who looks before its task has run is to see it too.
         handle.opened();
@@ -96,7 +101,7 @@ pub(crate) async fn connect(
         jobs,
         state,
         stop: stop.clone(),
-        wake: calls.as_ref().map(|_| inbox::wake_list(&options.node_id)),
+        waiting: waiting.clone(),
     };
     let writer = tokio::spawn(writer.run(ready));
     let life: Life = Arc::new(stop.clone().drop_guard());
@@ -105,8 +110,7 @@ pub(crate) async fn connect(
         handle,
         options,
         state: watched,
-        calls,
-        sink: OnceLock::new(),
+        waiting,
         commands,
         wishes: Mutex::new(Some(wishes)),
         numbers: AtomicU64::new(0),
@@ -125,9 +129,7 @@ struct RedisTransport {
     handle: Arc<Handle>,
     options: TransportOptions,
     state: watch::Receiver<ConnectionState>,
-    /// Set in the dialect of commlib-py.
-    calls: Option<Arc<Calls>>,
-    sink: OnceLock<Arc<dyn ReplySink>>,
+    waiting: Waiting,
     commands: mpsc::UnboundedSender<Command>,
     /// Taken by the task of the subscriptions, which starts with the first of them.
     wishes: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
@@ -315,7 +317,7 @@ impl RedisTransport {
         let deadline = Instant::now() + limit;
         self.handle.close();
         self.receiving.cancel();
-        if let Some(calls) = &self.calls {
+        if let Some(calls) = &self.waiting.calls {
             calls.forget_all();
         }
         // Answers come in order: with this one, everything before it is at the broker.
@@ -347,7 +349,7 @@ impl Transport for RedisTransport {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             // Servers that run commlib-py leave no sign of their presence.
-            no_responders: self.calls.is_none(),
+            no_responders: self.waiting.calls.is_none(),
             groups: true,
             give_back: true,
             expires: true,
@@ -362,13 +364,13 @@ impl Transport for RedisTransport {
         // Replies wait in their list until it is taken from, so nothing has to be up before the first request.
         let result = if self.handle.is_closed() {
             Err(TransportError::closed())
-        } else if self.sink.set(Arc::clone(&sink)).is_ok() {
+        } else if self.waiting.sink.set(Arc::clone(&sink)).is_ok() {
             let inbox = Inbox {
                 endpoint: Arc::clone(&self.endpoint),
                 handle: Arc::clone(&self.handle),
                 sink,
                 node_id: self.options.node_id.clone(),
-                calls: self.calls.clone(),
+                waiting: self.waiting.clone(),
                 stop: self.receiving.clone(),
             };
             tokio::spawn(inbox.run());
@@ -394,13 +396,13 @@ impl Transport for RedisTransport {
                 _ => error,
             });
         }
-        let (Some(sink), Some(id)) = (self.sink.get(), message.meta.id.clone()) else {
+        let (Some(sink), Some(id)) = (self.waiting.sink.get(), message.meta.id.clone()) else {
             return Err(TransportError::did_not_run(
                 TransportErrorKind::Protocol,
                 "a request has an id and follows the opening of the inbox",
             ));
         };
-        let item = match &self.calls {
+        let item = match &self.waiting.calls {
             None => self.encode(message, Some(&inbox::reply_list(&self.options.node_id))),
             Some(calls) => {
                 let list = calls.add(id.clone());
@@ -414,14 +416,14 @@ impl Transport for RedisTransport {
             origin: Origin::Call {
                 id,
                 sink: Arc::clone(sink),
-                calls: self.calls.clone(),
+                calls: self.waiting.calls.clone(),
             },
         }));
         Ok(())
     }
 
     fn forget(&self, id: &str) -> bool {
-        if let Some(calls) = &self.calls {
+        if let Some(calls) = &self.waiting.calls {
             calls.forget(id);
         }
         // Requests are written as soon as they are queued; to know of each whether it was would cost all of them.
@@ -430,7 +432,7 @@ impl Transport for RedisTransport {
 
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         Box::pin(async move {
-            let reply_to = self.calls.as_ref().map(|_| inbox::call_list());
+            let reply_to = self.waiting.calls.as_ref().map(|_| inbox::call_list());
             if let Some(list) = &reply_to {
                 // Servers that run commlib-py answer every request; nobody reads this answer.
                 self.handle.check(&format!("send to `{}`", request.address))?;

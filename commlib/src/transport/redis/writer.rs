@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -19,11 +19,12 @@ use super::clock::Clock;
 use super::connection::{Endpoint, IDLE, Link, LinkError, OpenError, SILENCE, WriteHalf};
 use super::encode::encode;
 use super::fault;
+use super::inbox::Calls;
 use super::jobs::{Ask, Call, Flight, Job, Load, Next};
 use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
 use crate::transport::backoff::Backoff;
-use crate::transport::{ConnectionState, TransportError, TransportErrorKind};
+use crate::transport::{ConnectionState, ReplySink, TransportError, TransportErrorKind};
 
 /// Stop taking jobs while more than this is waiting to be written.
 const HIGH_WATER: usize = 1024 * 1024;
@@ -41,6 +42,8 @@ pub(super) struct Handle {
     /// Replies that were not written because their address is none that may be written to.
     pub(super) refused_replies: AtomicU64,
     pub(super) clock: Clock,
+    /// Counts the connections that the writer lost.
+    pub(super) losses: watch::Sender<u64>,
 }
 
 impl Handle {
@@ -52,6 +55,7 @@ impl Handle {
             closed: AtomicBool::new(false),
             refused_replies: AtomicU64::new(0),
             clock: Clock::default(),
+            losses: watch::Sender::new(0),
         };
         (Arc::new(handle), receiver)
     }
@@ -148,8 +152,31 @@ pub(super) struct Writer {
     pub(super) jobs: mpsc::UnboundedReceiver<Job>,
     pub(super) state: watch::Sender<ConnectionState>,
     pub(super) stop: CancellationToken,
-    /// In the dialect of commlib-py, the list that tells the inbox of new calls.
-    pub(super) wake: Option<String>,
+    pub(super) waiting: Waiting,
+}
+
+/// Who waits for replies.
+#[derive(Clone)]
+pub(super) struct Waiting {
+    /// Set when the inbox is opened.
+    pub(super) sink: Arc<OnceLock<Arc<dyn ReplySink>>>,
+    /// In the dialect of commlib-py, what each call waits on.
+    pub(super) calls: Option<Arc<Calls>>,
+}
+
+impl Waiting {
+    /// Ends all calls: their request or their reply may be lost.
+    pub(super) fn lost(&self, reason: &str) {
+        if let Some(calls) = &self.calls {
+            calls.forget_all();
+        }
+        if let Some(sink) = self.sink.get() {
+            sink.lost(TransportError::may_have_run(
+                TransportErrorKind::Disconnected,
+                format!("the connection to the broker was lost while a reply was awaited ({reason})"),
+            ));
+        }
+    }
 }
 
 /// A connection on which the scripts are loaded.
@@ -224,6 +251,11 @@ impl Writer {
     /// Runs until it is stopped, on one connection after the other.
     pub(super) async fn run(mut self, mut first: Option<Ready>) {
         let mut generation = 0;
+        let wake = self
+            .waiting
+            .calls
+            .as_ref()
+            .map(|calls| calls.wake_list().to_owned());
         let mut kept: Vec<Job> = Vec::new();
         let mut reason = String::new();
         loop {
@@ -238,9 +270,9 @@ impl Writer {
             self.handle.up.store(true, Ordering::Release);
             self.state.send_replace(ConnectionState::Connected { generation });
             let mut session = Session::new(&self, ready.scripts);
-            session.take(&mut kept, self.wake.as_deref());
+            session.take(&mut kept, wake.as_deref());
             let end = session
-                .serve(ready.link, &mut self.jobs, &self.stop, self.wake.as_deref())
+                .serve(ready.link, &mut self.jobs, &self.stop, wake.as_deref())
                 .await;
             self.handle.up.store(false, Ordering::Release);
             let text = match &end {
@@ -252,6 +284,9 @@ impl Writer {
                 End::Stopped => break,
                 End::Lost(error) => {
                     tracing::warn!(broker = self.endpoint.address, %error, "the connection to the broker was lost");
+                    // Told before there is a new connection, so that no call on that one is meant.
+                    self.waiting.lost(&text);
+                    self.handle.losses.send_modify(|losses| *losses += 1);
                     reason = text;
                 }
             }

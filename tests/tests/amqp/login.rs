@@ -27,6 +27,15 @@ async fn a_wrong_password_is_told_at_once_and_never_shown() {
     }
 }
 
+#[tokio::test]
+async fn a_secure_connection_is_never_replaced_by_a_plain_one() {
+    let broker = RabbitMq::shared().await;
+    let url = format!("amqps://guest:canary@127.0.0.1:{}", broker.port());
+    let error = timeout(SOON, Node::connect(&url)).await.unwrap().unwrap_err();
+    assert!(matches!(error, ConnectError::Tls { .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn permissions_and_passwords_may_change_while_a_node_runs() {
     let broker = RabbitMq::start().await;

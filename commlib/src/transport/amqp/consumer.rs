@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -94,7 +95,7 @@ pub(super) async fn consume(
 }
 
 struct Session {
-    channel: Channel,
+    channel: Arc<Channel>,
     queues: Queues,
     tags: Vec<ShortString>,
 }
@@ -157,19 +158,8 @@ impl Task {
     }
 
     async fn build(&self, link: &Link) -> Result<Session, TransportError> {
-        let limit = self.core.options.operation_timeout;
-        let channel = link.channel().await?;
-        let prefetch = u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX);
-        // One count for all queues of the channel: no message is taken without a permit for it.
-        let options = BasicQosOptions {
-            global: self.spec.addresses.len() > 1,
-        };
-        bounded(
-            "limiting what is taken",
-            limit,
-            channel.basic_qos(prefetch, options),
-        )
-        .await?;
+        let channel = Arc::new(link.channel().await?);
+        self.limit_taken(&channel).await?;
         let mut session = Session {
             channel,
             queues: SelectAll::new(),
@@ -179,6 +169,26 @@ impl Task {
             self.add(&mut session, index).await?;
         }
         Ok(session)
+    }
+
+    /// One count for all queues of the channel, so that no message is taken without a permit for it. Brokers from 4.3
+    /// on refuse that unless they are told not to; with these, each queue has its own count, and messages over the
+    /// permits wait here.
+    async fn limit_taken(&self, channel: &Channel) -> Result<(), TransportError> {
+        let refused = &self.core.shared_limit_refused;
+        let global = self.spec.addresses.len() > 1 && !refused.load(Ordering::Relaxed);
+        let prefetch = u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX);
+        let qos = channel.basic_qos(prefetch, BasicQosOptions { global });
+        let what = "limiting what is taken";
+        let result = bounded(what, self.core.options.operation_timeout, qos).await;
+        if global
+            && result
+                .as_ref()
+                .is_err_and(|error| error.kind == TransportErrorKind::Protocol)
+        {
+            refused.store(true, Ordering::Relaxed);
+        }
+        result
     }
 
     /// Declares and consumes one queue.

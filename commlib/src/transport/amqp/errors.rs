@@ -64,6 +64,15 @@ pub(super) fn disconnected(execution: Execution) -> TransportError {
     }
 }
 
+/// The channel or connection ended under a message that was written.
+pub(super) fn channel_lost(cause: &lapin::Error) -> TransportError {
+    TransportError {
+        kind: TransportErrorKind::Disconnected,
+        execution: Execution::MayHaveRun,
+        message: format!("the connection to the broker was lost before it answered: {cause}"),
+    }
+}
+
 /// The broker takes no publishes.
 pub(super) fn blocked(reason: &str, execution: Execution) -> TransportError {
     TransportError {

@@ -158,7 +158,7 @@ impl Flight<'_> {
         if let Some(inbox) = inbox {
             inbox.finish(SETTLE).await;
         }
-        ledger.end(end);
+        ledger.end(end, link.is_dead());
         end
     }
 }
@@ -283,10 +283,13 @@ impl<'a> Ledger<'a> {
                 self.tell(entry, Err(status));
             }
             Fate::Unanswered(error) => {
-                // Requests are told by `lost`, with every other one.
-                if !matches!(entry, Entry::Request(_)) {
-                    let status = errors::operation("publishing", &error, Execution::MayHaveRun);
+                // A channel is closed for one message; when there was only one, it is known for which.
+                if self.cause.is_none() && self.entries.is_empty() && errors::code(&error).is_some() {
+                    let status = errors::operation("publishing", &error, Execution::DidNotRun);
                     self.tell(entry, Err(status));
+                } else if !matches!(entry, Entry::Request(_)) {
+                    // Requests are told by `lost`, with every other one.
+                    self.tell(entry, Err(errors::channel_lost(&error)));
                 }
                 self.cause = Some(error);
             }
@@ -356,27 +359,27 @@ impl<'a> Ledger<'a> {
         let error = errors::blocked(reason, Execution::DidNotRun);
         self.lane.refuse(state, &error, || ());
         let error = errors::blocked(reason, Execution::MayHaveRun);
+        // Of replies only the permits are given up: the messages are as good as written.
         let entries: Vec<_> = self
             .entries
             .iter_mut()
-            .filter(|(_, (entry, _))| !matches!(entry, Entry::Reply(_)))
             .map(|(_, (entry, _))| std::mem::replace(entry, Entry::Told))
             .collect();
         for entry in entries {
-            self.tell(entry, Err(error.clone()));
+            if !matches!(entry, Entry::Reply(_)) {
+                self.tell(entry, Err(error.clone()));
+            }
         }
         true
     }
 
     /// Tells everybody that the session is over.
-    fn end(mut self, end: End) {
-        let error = |execution| match (&self.cause, end) {
-            (_, End::Closed) if execution == Execution::DidNotRun => TransportError::closed(),
+    fn end(mut self, end: End, disconnected: bool) {
+        let lost = match (&self.cause, end) {
             (_, End::Closed) => TransportError::closed_in_flight(),
-            (Some(cause), End::Lost) => errors::operation("publishing", cause, execution),
-            (None, End::Lost) => errors::disconnected(execution),
+            (Some(cause), End::Lost) => errors::channel_lost(cause),
+            (None, End::Lost) => errors::disconnected(Execution::MayHaveRun),
         };
-        let (never_sent, lost) = (error(Execution::DidNotRun), error(Execution::MayHaveRun));
         self.lane.settled(self.entries.len());
         for (_, (entry, _)) in std::mem::take(&mut self.entries) {
             if !matches!(entry, Entry::Request(_)) {
@@ -387,11 +390,17 @@ impl<'a> Ledger<'a> {
             let _ = done.send(Err(lost.clone()));
         }
         let sink = self.lane.sink().filter(|_| self.asked);
-        self.lane.refuse(State::Down, &never_sent, || {
+        let also = || {
             if let Some(sink) = sink {
                 sink.lost(lost);
             }
-        });
+        };
+        let never_sent = errors::disconnected(Execution::DidNotRun);
+        match end {
+            End::Closed => self.lane.refuse(State::Down, &TransportError::closed(), also),
+            End::Lost if disconnected => self.lane.refuse(State::Down, &never_sent, also),
+            End::Lost => self.lane.lose(&never_sent, also),
+        }
     }
 
     fn tell(&mut self, entry: Entry, result: Result<Accepted, TransportError>) {

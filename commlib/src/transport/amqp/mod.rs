@@ -61,6 +61,8 @@ pub(super) struct Core {
     closing: CancellationToken,
     tasks: TaskTracker,
     refused: AtomicU64,
+    /// The broker does not count what is taken over several queues.
+    shared_limit_refused: AtomicBool,
 }
 
 impl Core {
@@ -159,6 +161,7 @@ pub(crate) async fn connect(
             closing,
             tasks: TaskTracker::new(),
             refused: AtomicU64::new(0),
+            shared_limit_refused: AtomicBool::new(false),
         }),
         board,
         publishing,

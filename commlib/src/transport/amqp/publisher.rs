@@ -30,6 +30,8 @@ const MAX_QUEUED: usize = 16 * 1024;
 const MAX_UNCONFIRMED: usize = 2048;
 /// How often replies that nobody can be given are looked through.
 const LOOK: Duration = Duration::from_millis(250);
+/// After a channel was lost. Short, because messages of neighbours wait for the next one.
+const REOPEN: Duration = Duration::from_millis(10);
 
 /// What a lane carries.
 #[derive(Debug)]
@@ -287,6 +289,16 @@ impl Lane {
         self.changed.send_replace(Some(error.clone()));
     }
 
+    /// Moves to a state in which what waits goes out on the next channel of the same connection. Requests are refused,
+    /// as their callers are told that all is lost.
+    pub(super) fn lose(&self, error: &TransportError, also: impl FnOnce()) {
+        if matches!(self.kind, Kind::Requests(_)) {
+            self.refuse(State::Down, error, also);
+        } else {
+            self.enter(State::Down);
+        }
+    }
+
     pub(super) fn sink(&self) -> Option<&Arc<dyn ReplySink>> {
         match &self.kind {
             Kind::Requests(inbox) => Some(&inbox.sink),
@@ -328,22 +340,20 @@ impl Lane {
                 never = self.expire() => match never {},
                 () = self.closing.cancelled() => break,
             };
-            match self.build(&built).await {
+            let delay = match self.build(&built).await {
                 Ok(flight) => {
-                    let since = Instant::now();
-                    if matches!(flight.run().await, End::Closed) {
-                        break;
-                    }
-                    if since.elapsed() > LOOK {
-                        backoff = Backoff::new();
+                    backoff = Backoff::new();
+                    match flight.run().await {
+                        End::Closed => break,
+                        End::Lost => REOPEN,
                     }
                 }
                 Err(error) => {
                     tracing::warn!(kind = ?self.kind, %error, "cannot publish");
                     self.refuse(State::Down, &error, || ());
+                    backoff.next_delay()
                 }
-            }
-            let delay = backoff.next_delay();
+            };
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = self.closing.cancelled() => break,

@@ -20,14 +20,14 @@ use crate::transport::Responder;
 
 /// A delivery that the broker waits to hear about. Dropping it gives the message back.
 pub(super) struct Unsettled {
-    channel: Option<Channel>,
+    channel: Option<Arc<Channel>>,
     tag: u64,
 }
 
 impl Unsettled {
-    pub(super) fn new(channel: &Channel, tag: u64) -> Self {
+    pub(super) fn new(channel: &Arc<Channel>, tag: u64) -> Self {
         Self {
-            channel: Some(channel.clone()),
+            channel: Some(Arc::clone(channel)),
             tag,
         }
     }

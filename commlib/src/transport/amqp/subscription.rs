@@ -153,7 +153,7 @@ impl Task {
         }
     }
 
-    async fn build(&self, link: &Link) -> Result<(Channel, Incoming), TransportError> {
+    async fn build(&self, link: &Link) -> Result<(Arc<Channel>, Incoming), TransportError> {
         let limit = self.core.options.operation_timeout;
         let pattern = self.spec.pattern.as_str();
         let mut arguments = FieldTable::default();
@@ -173,7 +173,7 @@ impl Task {
             }
         };
         let queue = short("name of the group's queue", &queue)?;
-        let channel = link.channel().await?;
+        let channel = Arc::new(link.channel().await?);
         if let Some(group) = &self.spec.group {
             let prefetch = u16::try_from(group.concurrency.max(1)).unwrap_or(u16::MAX);
             let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
@@ -230,7 +230,7 @@ impl Task {
     }
 
     /// Takes from the queue of a group, a permit for each.
-    async fn share(&self, channel: &Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+    async fn share(&self, channel: &Arc<Channel>, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
         let Some(group) = &self.spec.group else {
             return End::Stopped;
         };

@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::{Ident, Type};
+use syn::{Ident, LitStr, Type};
 
 use super::gate::{self, Role};
 use super::{allow, clone_inner, contract, debug, hidden, user_trait::user_trait};
@@ -127,6 +127,8 @@ fn server_impl(head: &Head, server: &Ident, methods: &[Generated<'_>]) -> TokenS
                 #private::serve_rpc(node, ::std::sync::Arc::new(self))
             }
         }
+        // Two methods on one address, of which one is conditional, meet here in the build that has both.
+        #[deny(unreachable_patterns)]
         impl<__S: #ident> #private::RpcService for #server<__S> {
             fn descriptor(&self) -> &'static #private::ServiceDescriptor {
                 &__DESCRIPTOR
@@ -378,7 +380,9 @@ impl<'a> Generated<'a> {
             head, method, gate, ..
         } = self;
         let cfgs = method.carried.cfgs();
-        let (user_trait, ident, wire) = (&head.ident, &method.ident, &method.wire);
+        let (user_trait, ident) = (&head.ident, &method.ident);
+        // At the user's token: there a second arm of the same name is reported.
+        let wire = LitStr::new(&method.wire, method.wire_span);
         let request = self.request_value();
         let args = method.args.iter().map(|arg| match arg {
             RpcArg::Context => quote_spanned!(span=> ctx),

@@ -278,6 +278,7 @@ const _: () = {
             ::commlib::__private::serve_rpc(node, ::std::sync::Arc::new(self))
         }
     }
+    #[deny(unreachable_patterns)]
     impl<__S: Calculator> ::commlib::__private::RpcService for CalculatorServer<__S> {
         fn descriptor(&self) -> &'static ::commlib::__private::ServiceDescriptor {
             &__DESCRIPTOR

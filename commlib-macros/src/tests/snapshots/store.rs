@@ -243,6 +243,7 @@ const _: () = {
             )
         }
     }
+    #[deny(unreachable_patterns)]
     impl<__S: Store> crate::reexports::messaging::__private::RpcService
     for StoreServer<__S> {
         fn descriptor(

@@ -11,10 +11,10 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::Semaphore;
 
 /// How long a test waits for what must happen.
-pub const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 #[commlib::rpc_service(name = "work")]
-pub trait Work {
+pub(crate) trait Work {
     async fn add(&self, a: i64, b: i64) -> i64;
     /// Waits for a pass of the gate.
     async fn wait(&self) -> u64;
@@ -24,7 +24,7 @@ pub trait Work {
 
 /// Served by nobody.
 #[commlib::rpc_service(name = "absent")]
-pub trait Absent {
+pub(crate) trait Absent {
     async fn add(&self, a: i64, b: i64) -> i64;
     #[rpc(oneway)]
     async fn note(&self);
@@ -32,11 +32,11 @@ pub trait Absent {
 
 /// A neighbour on the same node.
 #[commlib::rpc_service(name = "other")]
-pub trait Other {
+pub(crate) trait Other {
     async fn ping(&self) -> bool;
 }
 
-pub struct Ping;
+pub(crate) struct Ping;
 
 impl Other for Ping {
     async fn ping(&self) -> bool {
@@ -45,28 +45,28 @@ impl Other for Ping {
 }
 
 #[commlib::topic(prefix = "news")]
-pub trait News {
+pub(crate) trait News {
     async fn item(&self, number: u64);
 }
 
 /// What the handlers did, and the gate that they pass one by one.
-pub struct Seen {
-    pub waiting: AtomicU64,
-    pub notes: AtomicU64,
-    pub gate: Semaphore,
+pub(crate) struct Seen {
+    pub(crate) waiting: AtomicU64,
+    pub(crate) notes: AtomicU64,
+    pub(crate) gate: Semaphore,
 }
 
 impl Seen {
-    pub fn waiting(&self) -> u64 {
+    pub(crate) fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    pub fn notes(&self) -> u64 {
+    pub(crate) fn notes(&self) -> u64 {
         self.notes.load(Ordering::SeqCst)
     }
 }
 
-pub struct Worker(pub Arc<Seen>);
+pub(crate) struct Worker(pub(crate) Arc<Seen>);
 
 impl Work for Worker {
     async fn add(&self, a: i64, b: i64) -> i64 {
@@ -86,13 +86,13 @@ impl Work for Worker {
 }
 
 /// Nodes of one namespace.
-pub struct World {
+pub(crate) struct World {
     url: String,
     namespace: String,
 }
 
 impl World {
-    pub fn new(url: String) -> Self {
+    pub(crate) fn new(url: String) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter("commlib=info")
             .with_test_writer()
@@ -103,22 +103,22 @@ impl World {
         }
     }
 
-    pub fn builder(&self) -> NodeBuilder {
+    pub(crate) fn builder(&self) -> NodeBuilder {
         Node::builder().namespace(&self.namespace)
     }
 
-    pub async fn node(&self) -> Node {
+    pub(crate) async fn node(&self) -> Node {
         self.builder()
             .connect(&self.url)
             .await
             .expect("the broker is there")
     }
 
-    pub fn address(&self, address: &str) -> String {
+    pub(crate) fn address(&self, address: &str) -> String {
         format!("{}.{address}", self.namespace)
     }
 
-    pub async fn serve(&self, node: &Node, concurrency: u32) -> (ServerHandle, Arc<Seen>) {
+    pub(crate) async fn serve(&self, node: &Node, concurrency: u32) -> (ServerHandle, Arc<Seen>) {
         let seen = Arc::new(Seen {
             waiting: AtomicU64::new(0),
             notes: AtomicU64::new(0),
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// Past the library.
-    pub async fn raw(&self) -> (Connection, Channel) {
+    pub(crate) async fn raw(&self) -> (Connection, Channel) {
         let connection = Connection::connect(&self.url, ConnectionProperties::default())
             .await
             .expect("the broker is there");

@@ -369,7 +369,8 @@ impl Slot {
     /// Keeps a connection until it is gone, and says why it went.
     async fn keep(&self, link: Arc<Link>) -> String {
         let events = link.connection.events_listener();
-        // In this order, and the other way round at the end: whoever sees that it is connected finds the connection.
+        // First the connection and then its state, here and at the end: whoever sees the state finds the connection as
+        // the state says, or newer.
         self.links.send_replace(Some(Arc::clone(&link)));
         self.board.set(
             self.role,
@@ -385,12 +386,12 @@ impl Slot {
                 "closed".to_owned()
             }
         };
+        self.links.send_replace(None);
         if !self.stop.is_cancelled() {
             let reason = reason.clone();
             self.board
                 .set(self.role, SlotState::Connecting { attempt: 0, reason });
         }
-        self.links.send_replace(None);
         link.dead.cancel();
         link.handle.kill();
         reason

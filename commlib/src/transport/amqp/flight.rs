@@ -81,6 +81,7 @@ impl Flight<'_> {
             channel,
             inbox,
         } = self;
+        let _session = link.session();
         let mut blocked = link.blocked();
         let mut ledger = Ledger::new(lane);
         let mut publishes = FuturesUnordered::new();

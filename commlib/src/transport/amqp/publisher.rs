@@ -133,10 +133,10 @@ impl Lane {
     /// Waits until messages can be sent.
     pub(super) async fn ready(&self) -> Result<(), TransportError> {
         let mut changed = self.changed.subscribe();
-        let mut links = self.slot.links();
+        let mut announced = self.slot.announced();
         let wait = async {
             loop {
-                let connected = links.borrow_and_update().is_some();
+                let connected = *announced.borrow_and_update();
                 match self.queue.lock().state {
                     State::Up => return Ok(()),
                     State::Down if connected => {}
@@ -146,7 +146,7 @@ impl Lane {
                 }
                 tokio::select! {
                     _ = changed.changed() => {}
-                    _ = links.changed() => {}
+                    _ = announced.changed() => {}
                 }
                 if let Some(error) = changed.borrow_and_update().clone() {
                     return Err(error);

@@ -16,6 +16,8 @@ use lapin::{Channel, Connection, Event};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connector::{KillHandle, Target};
 use super::errors;
@@ -30,6 +32,8 @@ const AUTH_RETRY: Duration = Duration::from_secs(5);
 const GOOD: Duration = Duration::from_secs(5);
 /// How often the state of a connection is looked at, should an event be missed.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long callers may take to be told that a connection is gone; a millisecond is usual.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What a connection is for. A broker under an alarm stops reading from connections that publish, so taking and
 /// acknowledging need their own.
@@ -56,6 +60,8 @@ pub(super) struct Link {
     handle: KillHandle,
     dead: CancellationToken,
     blocked: watch::Sender<Option<Arc<str>>>,
+    /// Those who tell callers when the connection is gone.
+    sessions: TaskTracker,
 }
 
 impl fmt::Debug for Link {
@@ -79,6 +85,11 @@ impl Link {
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead.is_cancelled()
+    }
+
+    /// Until the token is dropped, it is not announced that the connection is gone.
+    pub(super) fn session(&self) -> TaskTrackerToken {
+        self.sessions.token()
     }
 
     /// Why the broker takes no publishes, while it takes none.
@@ -223,6 +234,8 @@ pub(super) struct Slot {
     board: Arc<Board>,
     operation_timeout: Duration,
     links: watch::Sender<Option<Arc<Link>>>,
+    /// What the board says: whoever reads there that it is connected is not turned away here.
+    announced: watch::Sender<bool>,
     started: AtomicBool,
     stop: CancellationToken,
     /// How long closing may take once it is stopped.
@@ -252,6 +265,7 @@ impl Slot {
             board,
             operation_timeout,
             links: watch::channel(None).0,
+            announced: watch::channel(false).0,
             started: AtomicBool::new(false),
             stop: CancellationToken::new(),
             grace: Mutex::new(Duration::from_secs(1)),
@@ -262,10 +276,10 @@ impl Slot {
     /// Connects once; keeps the connection from then on.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
         let link = self.open(1).await?;
-        let mut links = self.links();
+        let mut announced = self.announced();
         self.spawn(Some(link));
         // Whoever connected shall find the connection.
-        let _ = links.changed().await;
+        let _ = announced.wait_for(|announced| *announced).await;
         Ok(())
     }
 
@@ -287,8 +301,13 @@ impl Slot {
         self.links.subscribe()
     }
 
+    /// Whether there is a connection, or was until a moment ago.
     pub(super) fn is_up(&self) -> bool {
-        self.links.borrow().is_some()
+        *self.announced.borrow()
+    }
+
+    pub(super) fn announced(&self) -> watch::Receiver<bool> {
+        self.announced.subscribe()
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -321,6 +340,7 @@ impl Slot {
             handle,
             dead: CancellationToken::new(),
             blocked: watch::channel(None).0,
+            sessions: TaskTracker::new(),
         })
     }
 
@@ -369,9 +389,8 @@ impl Slot {
     /// Keeps a connection until it is gone, and says why it went.
     async fn keep(&self, link: Arc<Link>) -> String {
         let events = link.connection.events_listener();
-        // First the connection and then its state, here and at the end: whoever sees the state finds the connection as
-        // the state says, or newer.
         self.links.send_replace(Some(Arc::clone(&link)));
+        self.announced.send_replace(true);
         self.board.set(
             self.role,
             SlotState::Up {
@@ -387,13 +406,17 @@ impl Slot {
             }
         };
         self.links.send_replace(None);
+        link.dead.cancel();
+        link.handle.kill();
+        // Calls that were lost are told before anybody can wait for the next connection, as telling hits all calls.
+        link.sessions.close();
+        let _ = tokio::time::timeout(SETTLE, link.sessions.wait()).await;
         if !self.stop.is_cancelled() {
             let reason = reason.clone();
             self.board
                 .set(self.role, SlotState::Connecting { attempt: 0, reason });
         }
-        link.dead.cancel();
-        link.handle.kill();
+        self.announced.send_replace(false);
         reason
     }
 

@@ -177,6 +177,8 @@ async fn what_may_be_absent_and_what_not() {
         (json!({"a": 1, "times": null}), "null"),
         (json!({"a": -1}), "-1"),
         (json!("a"), "string"),
+        (json!([1, 2, null]), "an array instead of an object"),
+        (json!([]), "an array instead of an object"),
     ] {
         let error = call(body.clone()).await.unwrap_err();
         assert_eq!(error.code(), Some(StatusCode::InvalidArgument), "{body}: {error}");

@@ -391,6 +391,8 @@ impl<'a> Generated<'a> {
                 quote!(#ident)
             }
         });
+        // A body that is the argument itself may be of any form.
+        let decode = internal(if method.body { "decode" } else { "decode_object" });
         let encode = match &method.reply {
             Reply {
                 error: Some(error), ..
@@ -400,7 +402,7 @@ impl<'a> Generated<'a> {
         quote_spanned! {span=>
             #(#cfgs)*
             #wire => ::std::boxed::Box::pin(async move {
-                let #request = match #gate::decode(body) {
+                let #request = match #gate::#decode(body) {
                     ::core::result::Result::Ok(request) => request,
                     ::core::result::Result::Err(failure) => return ::core::result::Result::Err(failure),
                 };

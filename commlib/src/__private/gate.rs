@@ -13,6 +13,7 @@ use super::{
     CaptureError, CaptureSchemas, Captures, ContractBuilder, Failure, HandlerResult, MethodDescriptor,
     RpcClient, TopicDescriptor, TopicPublisher, TopicSubscriber,
 };
+use crate::error::{Status, StatusCode};
 use crate::rpc::{Call, Oneway};
 use crate::topic::{IntoSelector, Publish, Subscribe};
 use crate::{Message, ServiceError, TopicLevel};
@@ -41,6 +42,17 @@ impl<Q: Message, T: Message, E: ServiceError> RpcGate<Q, T, E> {
     pub fn decode(body: &[u8]) -> Result<Q, Failure> {
         super::decode(body)
     }
+    /// Decodes an object keyed by argument name. Serde's derive would take an array for one, by position, which would make the
+    /// order of a method's arguments part of the contract.
+    pub fn decode_object(body: &[u8]) -> Result<Q, Failure> {
+        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+        if first == Some(&b'[') {
+            let text =
+                "the body is not what the method takes: an array instead of an object keyed by argument name";
+            return Err(Status::new(StatusCode::InvalidArgument, text).into());
+        }
+        super::decode(body)
+    }
     pub fn encode_reply(value: &T) -> HandlerResult {
         super::encode_reply(value)
     }
@@ -62,6 +74,9 @@ pub trait ClosedRpcGate<Q, T, E> {
         std::process::abort()
     }
     fn decode(_: &[u8]) -> Result<Q, Failure> {
+        std::process::abort()
+    }
+    fn decode_object(_: &[u8]) -> Result<Q, Failure> {
         std::process::abort()
     }
     fn encode_reply(_: &T) -> HandlerResult {

@@ -292,7 +292,9 @@ const _: () = {
             match method {
                 "add" => {
                     ::std::boxed::Box::pin(async move {
-                        let __Request_add { a, b } = match __Gate_add::decode(body) {
+                        let __Request_add { a, b } = match __Gate_add::decode_object(
+                            body,
+                        ) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);
@@ -304,7 +306,9 @@ const _: () = {
                 }
                 "div" => {
                     ::std::boxed::Box::pin(async move {
-                        let __Request_div { a, b } = match __Gate_div::decode(body) {
+                        let __Request_div { a, b } = match __Gate_div::decode_object(
+                            body,
+                        ) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);
@@ -317,7 +321,9 @@ const _: () = {
                 }
                 "reset" => {
                     ::std::boxed::Box::pin(async move {
-                        let __Request_reset {} = match __Gate_reset::decode(body) {
+                        let __Request_reset {} = match __Gate_reset::decode_object(
+                            body,
+                        ) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);

@@ -276,7 +276,7 @@ const _: () = {
                 #[cfg(feature = "search")]
                 "match" => {
                     ::std::boxed::Box::pin(async move {
-                        let __Request_match { r#type, limit, order_by } = match __Gate_match::decode(
+                        let __Request_match { r#type, limit, order_by } = match __Gate_match::decode_object(
                             body,
                         ) {
                             ::core::result::Result::Ok(request) => request,

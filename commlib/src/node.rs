@@ -180,6 +180,8 @@ impl Node {
 
     /// Waits for a connection, until the deadline.
     async fn connected(&self, deadline: Instant) -> Result<(), Status> {
+        // A connection may be gone a moment before its state says so.
+        tokio::time::sleep(Duration::from_millis(2)).await;
         let mut state = self.inner.transport.state();
         let wait = async {
             loop {
@@ -208,6 +210,9 @@ impl Node {
     }
 
     async fn open_inbox(&self, deadline: Instant) -> Result<(), Status> {
+        if self.inner.inbox.initialized() {
+            return Ok(());
+        }
         let open = self.inner.inbox.get_or_try_init(|| async {
             loop {
                 let sink = Arc::clone(&self.inner.pending) as Arc<dyn transport::ReplySink>;
@@ -229,7 +234,7 @@ impl Node {
         }
     }
 
-    fn envelope(&self, id: String, invocation: Invocation) -> Result<Envelope, Failure> {
+    fn envelope(&self, id: String, invocation: &Invocation) -> Result<Envelope, Failure> {
         check_headers(&invocation.headers)?;
         let (size, limit) = (invocation.body.len(), self.inner.config.max_body);
         if size > limit {
@@ -242,60 +247,64 @@ impl Node {
         }
         let left = invocation.deadline.saturating_duration_since(Instant::now());
         Ok(Envelope {
-            data: invocation.body,
+            data: invocation.body.clone(),
             meta: Meta {
                 id: Some(id),
                 timestamp: Some(now_micros()),
                 timeout_ms: (invocation.kind != Kind::Publish).then(|| whole_ms(left)),
-                headers: invocation.headers,
+                headers: invocation.headers.clone(),
                 ..Meta::default()
             },
         })
     }
 
     async fn call(&self, invocation: Invocation) -> Outcome {
-        let (address, deadline) = (invocation.address.clone(), invocation.deadline);
+        let (address, deadline) = (&invocation.address, invocation.deadline);
         self.check_open()?;
-        self.open_inbox(deadline).await?;
-        let Some(call) = self.inner.pending.register() else {
-            return Err(Status::new(
-                StatusCode::ResourceExhausted,
-                format!(
-                    "{} calls are in flight already; see `NodeBuilder::max_in_flight`",
-                    self.inner.pending.limit()
-                ),
-            )
-            .into());
-        };
-        let message = self.envelope(call.id().to_owned(), invocation)?;
         loop {
-            let time_to_live = deadline.saturating_duration_since(Instant::now());
-            let request = Request {
-                address: address.clone(),
-                message: message.clone(),
-                time_to_live,
+            self.open_inbox(deadline).await?;
+            let unsent = match self.call_once(&invocation).await? {
+                CallOutcome::Reply(reply) => return self.take_reply(reply),
+                CallOutcome::Malformed(error) => return Err(LocalError::Decode(error.to_string()).into()),
+                CallOutcome::Failed(error) => error,
             };
-            match self.inner.transport.request(request) {
-                Ok(()) => break,
-                Err(error) if error.kind == TransportErrorKind::Disconnected => {
-                    self.connected(deadline).await?
-                }
-                Err(error) => return Err(Status::from(error).into()),
+            // What certainly did not reach the broker waits for the next connection.
+            if !is_unsent(&unsent) {
+                return Err(Status::from(unsent).into());
             }
+            tracing::debug!(%address, error = %unsent, "a request waits for a connection");
+            self.connected(deadline).await?;
+        }
+    }
+
+    /// Sends a request once and waits for how that ends.
+    async fn call_once(&self, invocation: &Invocation) -> Result<CallOutcome, Failure> {
+        let Some(call) = self.inner.pending.register() else {
+            let limit = self.inner.pending.limit();
+            let text = format!("{limit} calls are in flight already; see `NodeBuilder::max_in_flight`");
+            return Err(Status::new(StatusCode::ResourceExhausted, text).into());
+        };
+        let deadline = invocation.deadline;
+        let started = Instant::now();
+        let request = Request {
+            address: invocation.address.clone(),
+            message: self.envelope(call.id().to_owned(), invocation)?,
+            time_to_live: deadline.saturating_duration_since(started),
+        };
+        if let Err(error) = self.inner.transport.request(request) {
+            return Ok(CallOutcome::Failed(error));
         }
         let mut sent = SentCall {
             node: self,
-            address: &address,
+            address: &invocation.address,
             id: call.id().to_owned(),
             over: false,
         };
-        let started = Instant::now();
-        let outcome = tokio::time::timeout_at(deadline, call).await;
-        sent.over = outcome.is_ok();
-        match outcome {
-            Ok(CallOutcome::Reply(reply)) => self.take_reply(reply),
-            Ok(CallOutcome::Malformed(error)) => Err(LocalError::Decode(error.to_string()).into()),
-            Ok(CallOutcome::Failed(error)) => Err(Status::from(error).into()),
+        match tokio::time::timeout_at(deadline, call).await {
+            Ok(outcome) => {
+                sent.over = true;
+                Ok(outcome)
+            }
             Err(_) => Err(sent.timed_out(deadline - started).into()),
         }
     }
@@ -317,12 +326,7 @@ impl Node {
     {
         loop {
             match tokio::time::timeout_at(deadline, operation()).await {
-                Ok(Err(error))
-                    if error.kind == TransportErrorKind::Disconnected
-                        && error.execution == Execution::DidNotRun =>
-                {
-                    self.connected(deadline).await?
-                }
+                Ok(Err(error)) if is_unsent(&error) => self.connected(deadline).await?,
                 Ok(result) => return result.map_err(Status::from),
                 Err(_) => {
                     return Err(Status::new(
@@ -337,7 +341,7 @@ impl Node {
     async fn oneway(&self, invocation: Invocation) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let message = self.envelope(id::random(), invocation)?;
+        let message = self.envelope(id::random(), &invocation)?;
         let accepted = self
             .when_connected(deadline, || {
                 let time_to_live = deadline.saturating_duration_since(Instant::now());
@@ -356,7 +360,7 @@ impl Node {
     async fn publish(&self, invocation: Invocation) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let message = self.envelope(id::random(), invocation)?;
+        let message = self.envelope(id::random(), &invocation)?;
         let accepted = self
             .when_connected(deadline, || {
                 let transport = Arc::clone(&self.inner.transport);
@@ -404,6 +408,11 @@ fn cancel_address(method: &Address) -> Option<Address> {
 /// Where the cancellations of a service are published.
 pub(crate) fn cancel_topic(service: &str) -> Option<Address> {
     Address::new(format!("_commlib.cancel.{service}")).ok()
+}
+
+/// Whether a message certainly did not leave because there was no connection.
+fn is_unsent(error: &TransportError) -> bool {
+    error.kind == TransportErrorKind::Disconnected && error.execution == Execution::DidNotRun
 }
 
 /// A time left in ms, at least 1 as long as there is any.

@@ -83,6 +83,8 @@ struct Item {
 struct QueueConsumer {
     id: u64,
     index: usize,
+    /// All that this consumer takes from: its permits are shared by them.
+    addresses: Arc<[Address]>,
     permits: Arc<Semaphore>,
     max_body: usize,
     sink: Arc<dyn RequestSink>,
@@ -241,7 +243,8 @@ impl Bus {
                 redelivered,
                 responder: Box::new(MemoryResponder {
                     bus: Arc::clone(self),
-                    address: address.to_owned(),
+                    addresses: Arc::clone(&consumer.addresses),
+                    index: consumer.index,
                     item: Some(item),
                     permit: Some(permit),
                     reply,
@@ -430,7 +433,8 @@ fn is_reply_address(reply_to: &str) -> bool {
 
 struct MemoryResponder {
     bus: Arc<Bus>,
-    address: String,
+    addresses: Arc<[Address]>,
+    index: usize,
     item: Option<Item>,
     permit: Option<OwnedSemaphorePermit>,
     reply: ReplyRoute,
@@ -466,11 +470,15 @@ impl Responder for MemoryResponder {
 
 impl Drop for MemoryResponder {
     fn drop(&mut self) {
-        if let Some(item) = self.item.take() {
-            self.bus.give_back(&self.address, item);
+        let (before, from) = self.addresses.split_at(self.index);
+        if let (Some(item), Some(address)) = (self.item.take(), from.first()) {
+            self.bus.give_back(address.as_str(), item);
         }
         self.permit = None;
-        self.bus.pump(&self.address);
+        // The next address first, so that none of them starves.
+        for address in from.iter().skip(1).chain(before).chain(from.first()) {
+            self.bus.pump(address.as_str());
+        }
     }
 }
 
@@ -567,6 +575,7 @@ impl Transport for Memory {
         async move {
             self.check_open()?;
             let id = self.bus.next_id();
+            let addresses: Arc<[Address]> = spec.addresses.clone().into();
             let mut state = self.bus.state.lock();
             for (index, address) in spec.addresses.iter().enumerate() {
                 state
@@ -577,6 +586,7 @@ impl Transport for Memory {
                     .push_back(Arc::new(QueueConsumer {
                         id,
                         index,
+                        addresses: Arc::clone(&addresses),
                         permits: Arc::clone(&spec.permits),
                         max_body: spec.max_body,
                         sink: Arc::clone(&spec.sink),

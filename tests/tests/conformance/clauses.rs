@@ -41,6 +41,25 @@ pub async fn c06_a_busy_server_leaves_requests_to_others(world: World) {
     assert!(blocked.await.unwrap().unwrap());
 }
 
+pub async fn c06_a_place_that_one_method_frees_serves_another(world: World) {
+    let served = world.serve_with(1).await;
+    let probe = ProbeClient::new(&world.node().await);
+    let blocked = tokio::spawn(probe.wait(true).into_future());
+    eventually(SOON, || async { served.seen.waiting() == 1 }).await;
+    let others: Vec<_> = (0..5)
+        .map(|n| tokio::spawn(probe.add(n, n).into_future()))
+        .collect();
+    let more = tokio::spawn(probe.div(4, 2).into_future());
+    // They wait at the broker or in the server, whichever; nothing says when they are there.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    served.seen.open();
+    assert!(blocked.await.unwrap().unwrap());
+    for other in others {
+        other.await.unwrap().unwrap();
+    }
+    assert_eq!(more.await.unwrap().unwrap(), 2);
+}
+
 pub async fn c07_what_was_not_started_is_not_lost_at_shutdown(world: World) {
     let (first, second) = (world.serve_with(2).await, world.serve_with(2).await);
     let probe = ProbeClient::new(&world.node().await);

@@ -75,6 +75,7 @@ on_every_transport! {
         clauses {
             c01_exactly_one_consumer_gets_a_message
             c06_a_busy_server_leaves_requests_to_others
+            c06_a_place_that_one_method_frees_serves_another
             c07_what_was_not_started_is_not_lost_at_shutdown
             c09_nobody_serves_is_known_at_once
             c09_nobody_serves_is_known_soon_after_a_shutdown

@@ -139,7 +139,8 @@ pub async fn a_group_shares_the_messages(world: World) {
     let mut members = Vec::new();
     for _ in 0..3 {
         let subscriber = SensorsSubscriber::new(&world.node().await);
-        members.push(subscriber.sonar(Any).group("workers").buffer(1000).await.unwrap());
+        // Small enough that no member can take all before anybody reads.
+        members.push(subscriber.sonar(Any).group("workers").buffer(50).await.unwrap());
     }
     let mut alone = SensorsSubscriber::new(&world.node().await)
         .sonar(Any)

@@ -7,7 +7,8 @@ use std::time::Duration;
 use commlib::middleware::{BoxFuture, Invocation, Middleware, Next, Outcome};
 use commlib::prelude::*;
 use commlib::rpc::Retry;
-use commlib::{Execution, LocalError};
+use commlib::topic::TopicSubscriber;
+use commlib::{Execution, LocalError, Pattern};
 use commlib_tests::eventually;
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
@@ -107,26 +108,35 @@ pub async fn dropping_a_call_is_seen_by_the_handler(world: World) {
 }
 
 pub async fn a_canceled_request_that_waits_is_not_run(world: World) {
-    let served = world.serve_with(1).await;
+    let served = world.serve_with(2).await;
     let probe = ProbeClient::new(&world.node().await);
-    let first = tokio::spawn(probe.wait(true).into_future());
-    eventually(SOON, || async { served.seen.waiting() == 1 }).await;
-    let mut second = probe.wait(true).into_future();
-    // Sent, then dropped; the first holds the only place.
-    assert!(
-        tokio::time::timeout(Duration::from_millis(200), &mut second)
-            .await
-            .is_err()
-    );
-    drop(second);
-    // A oneway goes the way of the cancellation's broker once more, so that the cancellation is there before it.
-    tokio::time::timeout(SOON, tokio::time::sleep(Duration::from_millis(300)))
-        .await
-        .unwrap();
-    served.seen.open();
-    assert!(first.await.unwrap().unwrap());
+    let cancels = TopicSubscriber::new(&world.outside().await);
+    let pattern = format!("_commlib.cancel.{}", world.address("probe"));
+    let pattern = Pattern::new(pattern).unwrap();
+    let mut cancels = cancels.pattern::<serde_json::Value>(pattern).await.unwrap();
+    let blocked = tokio::spawn(probe.wait(true).into_future());
+    let polite = tokio::spawn(probe.wait(false).into_future());
+    eventually(SOON, || async { served.seen.waiting() == 2 }).await;
+    // Both places are taken, so this one waits. Dropped before it left, it needs no cancellation: then once more.
+    let told = async {
+        loop {
+            let waiting = tokio::spawn(probe.wait(true).into_future());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            waiting.abort();
+            if let Ok(told) = tokio::time::timeout(Duration::from_millis(500), cancels.next()).await {
+                break told;
+            }
+        }
+    };
+    let told = tokio::time::timeout(SOON, told).await.expect("a cancellation");
+    told.expect("a stream").unwrap();
+    // The broker keeps the order: when the server hears of this one, it has heard of the other.
+    polite.abort();
+    eventually(SOON, || async { served.seen.canceled() == 1 }).await;
     probe.add(1, 1).await.unwrap();
-    assert_eq!(served.seen.waiting(), 1);
+    assert_eq!(served.seen.waiting(), 2);
+    served.seen.open();
+    assert!(blocked.await.unwrap().unwrap());
 }
 
 pub async fn a_panic_is_an_internal_error_and_the_server_lives_on(world: World) {

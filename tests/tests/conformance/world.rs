@@ -68,6 +68,11 @@ impl World {
         self.connect(self.builder()).await
     }
 
+    /// A node that is in no namespace.
+    pub async fn outside(&self) -> Node {
+        self.connect(Node::builder()).await
+    }
+
     /// An address of the namespace as it is at the broker.
     pub fn address(&self, address: &str) -> String {
         format!("{}.{address}", self.namespace)

@@ -15,18 +15,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Life;
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
+use super::delivery::Popped;
 use super::encode::presence_key;
 use super::fault;
+use super::handle::Handle;
 use super::inbox::BLOCK;
 use super::resp::{self, Value};
-use super::responder::{RedisResponder, Route};
-use super::salvage;
 use super::scripts::{Script, Scripts};
-use super::writer::Handle;
-use crate::address::Address;
-use crate::envelope::{Dialect, Malformed, native};
 use crate::transport::backoff::Backoff;
-use crate::transport::{ConsumeSpec, Consumer, Delivery, Taken, TransportError};
+use crate::transport::{ConsumeSpec, Consumer, Delivery, TransportError};
 
 /// Requests taken at once.
 const BATCH: usize = 64;
@@ -36,8 +33,6 @@ const PRESENCE_EVERY: Duration = Duration::from_secs(3);
 const PRESENCE_MS: &str = "10000";
 /// How long a work queue is left alone whose key is of another type.
 const WRONG_TYPE_PAUSE: Duration = Duration::from_secs(5);
-/// Requests of commlib-py carry no deadline and wait for ever. Its clients wait 10 s unless told otherwise.
-const STALE: Duration = Duration::from_secs(60);
 
 /// The task.
 pub(super) struct ConsumerTask {
@@ -420,73 +415,23 @@ impl ConsumerTask {
     }
 
     fn deliver(&mut self, index: usize, item: Value, permit: OwnedSemaphorePermit) {
-        let from_backlog = self.backlog[index] > 0;
-        self.backlog[index] -= i64::from(from_backlog);
-        let address: &Address = &self.spec.addresses[index];
-        let (taken, route, item) = match item {
-            Value::Bulk(item) => match native::decode(&item) {
-                Ok((message, Dialect::CommlibPy))
-                    if from_backlog && self.is_stale(message.meta.timestamp) =>
-                {
-                    tracing::warn!(%address, "a request of commlib-py waited for over 60 s; it was dropped");
-                    return;
-                }
-                Ok((mut message, dialect)) => {
-                    let correlation_id = match dialect {
-                        Dialect::Native => message.meta.id.clone().or(message.meta.correlation_id.clone()),
-                        Dialect::CommlibPy => message.meta.correlation_id.clone(),
-                    };
-                    let route = Route::new(
-                        message.meta.reply_to.as_deref(),
-                        Some(dialect),
-                        correlation_id,
-                        &self.handle,
-                    );
-                    let taken = if message.data.len() > self.spec.max_body {
-                        Taken::TooLarge {
-                            size: message.data.len(),
-                        }
-                    } else {
-                        let time = message.meta.timestamp;
-                        message.meta.timestamp = time.map(|time| self.handle.clock.to_local(time));
-                        Taken::Message(message)
-                    };
-                    (taken, route, Some(item))
-                }
-                Err(mut malformed) => {
-                    let route = self.route_of(&mut malformed);
-                    (Taken::Malformed(malformed), route, Some(item))
-                }
-            },
-            Value::Skipped(skipped) => {
-                let route = self.route_of(&mut salvage::route(&skipped));
-                (Taken::TooLarge { size: skipped.size }, route, None)
-            }
-            _ => return,
+        let waited = self.backlog[index] > 0;
+        self.backlog[index] -= i64::from(waited);
+        let taken = Popped {
+            handle: &self.handle,
+            life: self.life.upgrade(),
+            address: &self.spec.addresses[index],
+            max_body: self.spec.max_body,
+            waited,
         };
-        let responder = RedisResponder::new(
-            Arc::clone(&self.handle),
-            self.life.upgrade(),
-            address.clone(),
-            item,
-            route,
-            permit,
-        );
-        self.spec.sink.deliver(Delivery {
-            address: index,
-            taken,
-            redelivered: false,
-            responder: Box::new(responder),
-        });
-    }
-
-    fn route_of(&self, malformed: &mut Malformed) -> Option<Route> {
-        let correlation_id = malformed.correlation_id.take();
-        Route::new(malformed.reply_to.as_deref(), None, correlation_id, &self.handle)
-    }
-
-    fn is_stale(&self, timestamp: Option<u64>) -> bool {
-        timestamp.is_some_and(|sent| self.handle.clock.since(sent) > STALE)
+        if let Some((taken, responder)) = taken.read(item, permit) {
+            self.spec.sink.deliver(Delivery {
+                address: index,
+                taken,
+                redelivered: false,
+                responder: Box::new(responder),
+            });
+        }
     }
 }
 

@@ -10,13 +10,18 @@ pub(super) const REPLY_LIST_MS: i64 = 30_000;
 const GIVEN_BACK_MS: i64 = 60_000;
 /// Items per script call, well below what a script can unpack.
 const GROUP: usize = 1000;
+/// Bytes of items per script call, about: a script holds up everybody else.
+const GROUP_BYTES: usize = 256 * 1024;
+/// Bytes of one write, about.
+const WRITE: usize = 1024 * 1024;
 
 /// The presence key of a work queue.
 pub(super) fn presence_key(address: &str) -> String {
     format!("commlib:presence:{address}")
 }
 
-/// Appends all jobs to `out` and hands each command's load to `fly`, with how many bytes were appended before it.
+/// Appends jobs to `out`, all or as many of the first as are enough for one write, and hands each command's load to
+/// `fly`, with the length of `out` at the end of the command.
 pub(super) fn encode(
     jobs: &mut Vec<Job>,
     scripts: &Scripts,
@@ -24,43 +29,52 @@ pub(super) fn encode(
     out: &mut Vec<u8>,
     mut fly: impl FnMut(Load, usize),
 ) {
-    let first = out.len();
+    let mut bytes = 0;
+    let count = jobs.iter().take_while(|job| {
+        let enough = bytes > WRITE;
+        bytes += job.size();
+        !enough
+    });
+    let count = count.count();
     let mut pushes = Groups::new(|push: &Push| push.address.as_str());
     let mut replies = Groups::new(|reply: &Reply| reply.list.as_str());
-    for job in jobs.drain(..) {
-        let before = out.len() - first;
+    for job in jobs.drain(..count) {
         match job {
-            Job::Push(push) => pushes.add(push),
-            Job::Reply(reply) => replies.add(reply),
+            Job::Push(push) => {
+                let bytes = push.item.len();
+                pushes.add(push, bytes);
+            }
+            Job::Reply(reply) => {
+                let bytes = reply.item.len();
+                replies.add(reply, bytes);
+            }
             Job::Publish { channel, body, done } => {
                 resp::command(out, &[b"PUBLISH", channel.as_str().as_bytes(), &body]);
-                fly(Load::Publish { channel, done }, before);
+                fly(Load::Publish { channel, done }, out.len());
             }
             Job::GiveBack(given) => {
                 let mut call = scripts.call(Script::GiveBack, &[given.list.as_str()]);
                 call.arg(GIVEN_BACK_MS).arg(given.item.as_ref());
                 call.write_packed_command(out);
-                fly(Load::GiveBack(given), before);
+                fly(Load::GiveBack(given), out.len());
             }
             Job::Ask(Ask { command, what, done }) => {
                 out.extend_from_slice(&command);
-                fly(Load::Ask { what, done }, before);
+                fly(Load::Ask { what, done }, out.len());
             }
             Job::Call(call) => {
                 script_call(&call, scripts, out);
-                fly(Load::Call(call), before);
+                fly(Load::Call(call), out.len());
             }
         }
     }
     let mut call_lists = false;
     for group in pushes.groups {
-        let before = out.len() - first;
         call_lists |= push_group(&group, scripts, wake.is_some(), out);
-        fly(Load::Pushes(group), before);
+        fly(Load::Pushes(group), out.len());
     }
     // After the requests, so that the inbox looks for their replies.
     if let Some(wake) = wake.filter(|_| call_lists) {
-        let before = out.len() - first;
         let call = Call {
             script: Script::Reply,
             keys: vec![wake.to_owned()],
@@ -69,10 +83,9 @@ pub(super) fn encode(
             done: None,
         };
         script_call(&call, scripts, out);
-        fly(Load::Call(call), before);
+        fly(Load::Call(call), out.len());
     }
     for group in replies.groups {
-        let before = out.len() - first;
         if let Some(reply) = group.first() {
             let mut call = scripts.call(Script::Reply, &[reply.list.as_str()]);
             call.arg(REPLY_LIST_MS);
@@ -81,7 +94,7 @@ pub(super) fn encode(
             }
             call.write_packed_command(out);
         }
-        fly(Load::Replies(group), before);
+        fly(Load::Replies(group), out.len());
     }
 }
 
@@ -127,6 +140,8 @@ pub(super) fn jobs_of(load: Load) -> Vec<Job> {
 /// Jobs by where they go, in the order of the first of each.
 struct Groups<T> {
     groups: Vec<Vec<T>>,
+    /// How many bytes of items are in each.
+    bytes: Vec<usize>,
     key: fn(&T) -> &str,
 }
 
@@ -134,21 +149,28 @@ impl<T> Groups<T> {
     fn new(key: fn(&T) -> &str) -> Self {
         Self {
             groups: Vec::new(),
+            bytes: Vec::new(),
             key,
         }
     }
 
     /// Looks only at the latest groups: a batch to many places gains little from grouping and must not be searched
     /// through for each item.
-    fn add(&mut self, item: T) {
+    fn add(&mut self, item: T, bytes: usize) {
         let key = self.key;
-        let open =
-            self.groups.iter_mut().rev().take(16).find(|group| {
-                group.len() < GROUP && group.first().is_some_and(|first| key(first) == key(&item))
-            });
+        let groups = self.groups.iter_mut().zip(&mut self.bytes).rev().take(16);
+        let open = groups
+            .filter(|(group, bytes)| group.len() < GROUP && **bytes < GROUP_BYTES)
+            .find(|(group, _)| group.first().is_some_and(|first| key(first) == key(&item)));
         match open {
-            Some(group) => group.push(item),
-            None => self.groups.push(vec![item]),
+            Some((group, sum)) => {
+                group.push(item);
+                *sum += bytes;
+            }
+            None => {
+                self.groups.push(vec![item]);
+                self.bytes.push(bytes);
+            }
         }
     }
 }

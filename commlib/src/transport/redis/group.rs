@@ -14,11 +14,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::handle::Handle;
 use super::jobs::{Ask, Call, Job};
 use super::resp::{self, Value};
 use super::scripts::Script;
 use super::subscription::Entry;
-use super::writer::Handle;
 use crate::envelope::Envelope;
 use crate::transport::{TopicMessage, TransportError};
 

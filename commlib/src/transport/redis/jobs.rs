@@ -109,8 +109,8 @@ pub(super) struct Call {
 
 /// Written, or about to be, and not answered yet.
 pub(super) struct Flight {
-    /// Bytes written on this connection before its first.
-    pub(super) start: u64,
+    /// Bytes written on this connection up to its last. The broker does nothing of half a command.
+    pub(super) end: u64,
     pub(super) since: Instant,
     pub(super) load: Load,
 }
@@ -288,6 +288,18 @@ fn pushed(pushes: Vec<Push>, answer: &Value) {
 }
 
 impl Job {
+    /// About how many bytes it comes to.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Push(push) => push.item.len(),
+            Self::Publish { body, .. } => body.len(),
+            Self::Reply(reply) => reply.item.len(),
+            Self::GiveBack(given) => given.item.len(),
+            Self::Ask(ask) => ask.command.len(),
+            Self::Call(call) => call.keys.len() * 64,
+        }
+    }
+
     /// There is no connection. What can wait for the next one comes back.
     pub(super) fn unsent(self) -> Option<Self> {
         match self {

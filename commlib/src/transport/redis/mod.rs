@@ -7,9 +7,11 @@
 mod clock;
 mod connection;
 mod consumer;
+mod delivery;
 mod encode;
 mod fault;
 mod group;
+mod handle;
 mod inbox;
 mod jobs;
 mod pubsub;
@@ -17,6 +19,7 @@ mod resp;
 mod responder;
 mod salvage;
 mod scripts;
+mod session;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
@@ -37,12 +40,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::connection::Endpoint;
 use self::consumer::{ConsumerHandle, ConsumerTask, OpenFailure};
 use self::group::Member;
+use self::handle::Handle;
 use self::inbox::{Calls, Inbox};
 use self::jobs::{Call, Job, Origin, Push};
 use self::pubsub::{Command, Hub};
 use self::scripts::Script;
 use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
-use self::writer::{Handle, Waiting, Writer};
+use self::writer::{Waiting, Writer};
 use super::{
     Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, ReplySink, Request,
     SubscribeSpec, Subscription, Transport, TransportError, TransportErrorKind, TransportOptions,
@@ -92,7 +96,7 @@ pub(crate) async fn connect(
     };
     if ready.is_some() {
         // The writer says so again; who looks before its task has run is to see it too.
-        handle.opened();
+        handle.set_up(true);
         state.send_replace(ConnectionState::Connected { generation: 1 });
     }
     let writer = Writer {
@@ -491,3 +495,6 @@ fn milliseconds(time_to_live: Duration) -> i64 {
         .unwrap_or(i64::MAX)
         .min(1 << 50)
 }
+
+#[cfg(test)]
+mod tests;

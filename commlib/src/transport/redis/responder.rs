@@ -8,8 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Life;
+use super::handle::Handle;
 use super::jobs::{GiveBack, Job, Reply};
-use super::writer::Handle;
 use crate::address::Address;
 use crate::envelope::{Dialect, Envelope, commlib_py, native};
 use crate::transport::Responder;

@@ -1,0 +1,125 @@
+//! The way to the writer, which all other parts of a node share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::clock::Clock;
+use super::fault;
+use super::jobs::{Ask, Call, Job};
+use super::resp::{self, Value};
+use super::scripts::Script;
+use crate::transport::{TransportError, TransportErrorKind};
+
+/// Queues jobs for the writer.
+pub(super) struct Handle {
+    jobs: mpsc::UnboundedSender<Job>,
+    up: AtomicBool,
+    closed: AtomicBool,
+    /// Replies that were not written because their address is none that may be written to.
+    pub(super) refused_replies: AtomicU64,
+    pub(super) clock: Clock,
+    /// Counts the connections that the writer lost.
+    pub(super) losses: watch::Sender<u64>,
+}
+
+impl Handle {
+    pub(super) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
+        let (jobs, receiver) = mpsc::unbounded_channel();
+        let handle = Self {
+            jobs,
+            up: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            refused_replies: AtomicU64::new(0),
+            clock: Clock::default(),
+            losses: watch::Sender::new(0),
+        };
+        (Arc::new(handle), receiver)
+    }
+
+    /// Says whether there is a connection.
+    pub(super) fn set_up(&self, up: bool) {
+        self.up.store(up, Ordering::Release);
+    }
+
+    /// Whether jobs are written now.
+    pub(super) fn check(&self, what: &str) -> Result<(), TransportError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(TransportError::closed());
+        }
+        if self.up.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err(fault::disconnected(what))
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Queues a job. After the end of the writer its outcome is told here.
+    pub(super) fn queue(&self, job: Job) {
+        if let Err(mpsc::error::SendError(job)) = self.jobs.send(job) {
+            job.unsent();
+        }
+    }
+
+    /// Queues a job and waits for its outcome.
+    pub(super) async fn outcome<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        job: impl FnOnce(oneshot::Sender<Result<T, TransportError>>) -> Job,
+    ) -> Result<T, TransportError> {
+        let (done, outcome) = oneshot::channel();
+        self.queue(job(done));
+        match tokio::time::timeout(limit, outcome).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(TransportError::closed()),
+            Err(_) => Err(TransportError::may_have_run(
+                TransportErrorKind::Timeout,
+                format!("cannot {what}: the broker did not answer within {limit:?}"),
+            )),
+        }
+    }
+
+    /// Runs a command and waits for its answer.
+    pub(super) async fn ask(
+        &self,
+        limit: Duration,
+        what: &'static str,
+        words: &[&[u8]],
+    ) -> Result<Value, TransportError> {
+        let mut command = Vec::new();
+        resp::command(&mut command, words);
+        self.outcome(limit, what, |done| {
+            Job::Ask(Ask {
+                command,
+                what,
+                done: Some(done),
+            })
+        })
+        .await
+    }
+
+    /// Calls a script without waiting; a refusal is logged.
+    pub(super) fn call(&self, what: &'static str, script: Script, keys: Vec<String>, arguments: &[&str]) {
+        self.queue(Job::Call(Call {
+            script,
+            keys,
+            arguments: arguments
+                .iter()
+                .map(|text| text.as_bytes().to_vec().into())
+                .collect(),
+            what,
+            done: None,
+        }));
+    }
+}

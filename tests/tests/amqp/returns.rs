@@ -44,9 +44,10 @@ async fn each_unroutable_oneway_request_of_many_is_told_and_no_other() {
     seen.gate.add_permits(10_000);
     let node = world.node().await;
     let (work, absent) = (&WorkClient::new(&node), &AbsentClient::new(&node));
-    for round in 0..20 {
+    // About half, because a return is told apart wrongly only where others wait beside it.
+    for round in 0..40 {
         join_all((0..100).map(|n| async move {
-            if n % 9 == round % 9 {
+            if (n * 7 + round) % 5 < 2 {
                 let error = absent.note().await.unwrap_err();
                 assert_eq!(error.code(), Some(StatusCode::NoResponders), "{n}: {error}");
             } else {

@@ -150,7 +150,10 @@ fn is_like(message: &Value, wanted: &Value, what: &str) {
 async fn a_client_by_hand_calls_our_server() {
     let broker = RabbitMq::shared().await;
     let (node, namespace) = node(&broker.url()).await;
-    let _server = node.serve(CalculatorServer::new(Calc)).await.expect("a server");
+    let _server = node
+        .serve(CalculatorServer::new(Calc::default()))
+        .await
+        .expect("a server");
     let (_connection, channel) = channel(&broker.url()).await;
     let mut replies = consume(&channel, "amq.rabbitmq.reply-to").await;
     for (method, body, expected) in [
@@ -300,5 +303,59 @@ async fn topics() {
     is_about_now(&message["headers"]["commlib-timestamp-us"]);
     assert_eq!(message["headers"]["tenant"], "x");
     assert_eq!(message["body"], r#"{"range":1.5,"seq":7}"#);
+    node.shutdown(PATIENCE).await.expect("a clean shutdown");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_in_the_form_of_commlib_py() {
+    let broker = RabbitMq::shared().await;
+    let (node, namespace) = node(&broker.url()).await;
+    let calc = Calc::default();
+    let _server = node
+        .serve(CalculatorServer::new(calc.clone()))
+        .await
+        .expect("a server");
+    let add = format!("{namespace}.calculator.add");
+    let (_connection, channel) = channel(&broker.url()).await;
+    let mut replies = consume(&channel, "amq.rabbitmq.reply-to").await;
+    // As its clients send them: the address in the body means nothing, and there is no correlation id.
+    let request = |reply_to: &str, body: &str| {
+        let properties = json!({"content_type": "application/json", "content_encoding": "utf8",
+            "timestamp": 1_795_358_679_842_305_903_u64, "reply_to": reply_to});
+        json!({"properties": properties, "headers": {}, "body": body})
+    };
+    let direct = "amq.rabbitmq.reply-to";
+    for bad in bad_requests_of_commlib_py(direct) {
+        send(&channel, "", &add, &request(direct, &bad)).await;
+        let reply = next(&mut replies).await;
+        is_refused(&parse(reply["body"].as_str().expect("text").as_bytes()));
+        assert!(reply["properties"]["type"].is_null(), "{reply}");
+    }
+    // A queue that is no reply queue.
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let queue = channel
+        .queue_declare("".into(), options, FieldTable::default())
+        .await
+        .expect("a queue");
+    let victim = queue.name().as_str().to_owned();
+    let mut written = consume(&channel, &victim).await;
+    let body = json!({"header": {"reply_to": victim}, "data": {"a": "wrong"}}).to_string();
+    send(&channel, "", &add, &request(&victim, &body)).await;
+    let body = json!({"header": {"reply_to": victim}, "data": {"a": 1, "b": 2}}).to_string();
+    send(&channel, "", &add, &request(direct, &body)).await;
+    let reply = next(&mut replies).await;
+    let reply = parse(reply["body"].as_str().expect("text").as_bytes());
+    assert_eq!(reply["data"], json!({"c": 3}), "the server goes on");
+    assert_eq!(calc.runs(), 1, "only the good one ran");
+    // What the server writes there would be before what is sent now.
+    send(&channel, "", &victim, &request(direct, "last")).await;
+    assert_eq!(
+        next(&mut written).await["body"],
+        "last",
+        "the server wrote to a queue that is no reply queue"
+    );
     node.shutdown(PATIENCE).await.expect("a clean shutdown");
 }

@@ -4,6 +4,8 @@
 mod amqp;
 mod redis;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use commlib::prelude::*;
@@ -30,10 +32,19 @@ trait Calculator {
     async fn div(&self, a: i64, b: i64) -> Result<Sum, DivError>;
 }
 
-struct Calc;
+/// Counts what ran.
+#[derive(Clone, Default)]
+struct Calc(Arc<AtomicU32>);
+
+impl Calc {
+    fn runs(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
 
 impl Calculator for Calc {
     async fn add(&self, a: i64, b: i64) -> Sum {
+        self.0.fetch_add(1, Ordering::SeqCst);
         Sum { c: a + b }
     }
 
@@ -123,4 +134,34 @@ fn is_message_id(id: &Value) {
         id.len() == 24 && id.bytes().all(allowed),
         "{id:?} is no message id of ours"
     );
+}
+
+/// Requests in the form of commlib-py that can't be executed, with where the answer goes.
+fn bad_requests_of_commlib_py(reply_to: &str) -> Vec<String> {
+    let header =
+        json!({"reply_to": reply_to, "timestamp": 1_795_358_679_842_305_903_u64, "content_type": "json"});
+    let mut bad: Vec<String> = [
+        json!(null),
+        json!([1, 2]),
+        json!(3),
+        json!("x"),
+        json!({}),
+        json!({"a": "1", "b": 2}),
+    ]
+    .iter()
+    .map(|data| json!({"header": header, "data": data}).to_string())
+    .collect();
+    bad.push(format!(
+        r#"{{"header":{header},"data":{{"a":1,"b":{}}}}}"#,
+        "[".repeat(100_000) + &"]".repeat(100_000)
+    ));
+    bad.push(format!(r#"{{"header":{header},"data":{{"a":1,"b":2,"b":}}}}"#));
+    bad
+}
+
+/// An error that both kinds of client can see.
+fn is_refused(reply: &Value) {
+    assert_eq!(reply["header"]["error"]["code"], "invalid_argument", "{reply}");
+    assert_eq!(reply["header"]["error"]["execution"], "not_run", "{reply}");
+    assert_eq!(reply["data"]["error"], reply["header"]["error"], "{reply}");
 }

@@ -17,7 +17,10 @@ fn envelope(name: &str) -> Value {
 async fn a_client_by_hand_calls_our_server() {
     let broker = RedisServer::shared().await;
     let (node, namespace) = node(&broker.url()).await;
-    let _server = node.serve(CalculatorServer::new(Calc)).await.expect("a server");
+    let _server = node
+        .serve(CalculatorServer::new(Calc::default()))
+        .await
+        .expect("a server");
     let reply_list = format!("commlib:reply:{}", token());
     for (method, data, expected) in [
         ("add", json!({"a": 1, "b": 2}), "reply"),
@@ -170,5 +173,59 @@ async fn topics() {
     is_message_id(&heard["meta"]["id"]);
     is_about_now(&heard["meta"]["timestamp"]);
     assert_eq!(heard["meta"]["headers"]["tenant"], "x");
+    node.shutdown(PATIENCE).await.expect("a clean shutdown");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_in_the_form_of_commlib_py() {
+    let broker = RedisServer::shared().await;
+    let (node, namespace) = node(&broker.url()).await;
+    let calc = Calc::default();
+    let _server = node
+        .serve(CalculatorServer::new(calc.clone()))
+        .await
+        .expect("a server");
+    let add = format!("{namespace}.calculator.add");
+    let list = format!("rpc-{:032x}", rand::random::<u128>());
+    let bad = bad_requests_of_commlib_py(&list);
+    // The last one is no JSON: nobody can tell where its answer would go.
+    for request in &bad[..bad.len() - 1] {
+        broker.command(&["RPUSH", &add, request]).await;
+        let popped = broker.command(&["BLPOP", &list, "20"]).await.strings();
+        is_refused(&parse(popped[1].as_bytes()));
+    }
+    broker.command(&["RPUSH", &add, &bad[bad.len() - 1]]).await;
+    // Addresses that are not a list for a reply.
+    let victim = format!("{namespace}.calculator.div");
+    let (upper, long) = (list.to_uppercase(), format!("{list}0"));
+    let forged = [
+        victim.as_str(),
+        "rpc-1",
+        &upper,
+        &long,
+        "commlib:presence:x",
+        " ",
+        "a\0b",
+    ];
+    for reply_to in forged {
+        let request = json!({"header": {"reply_to": reply_to}, "data": {"a": "wrong"}});
+        broker.command(&["RPUSH", &add, &request.to_string()]).await;
+    }
+    let good = json!({"header": {"reply_to": list}, "data": {"a": 1, "b": 2}});
+    broker.command(&["RPUSH", &add, &good.to_string()]).await;
+    let popped = broker.command(&["BLPOP", &list, "20"]).await.strings();
+    assert_eq!(
+        parse(popped[1].as_bytes())["data"],
+        json!({"c": 3}),
+        "the server goes on"
+    );
+    for reply_to in forged {
+        assert_eq!(
+            broker.command(&["EXISTS", reply_to]).await.int(),
+            0,
+            "{reply_to:?} was written"
+        );
+    }
+    assert_eq!(calc.runs(), 1, "only the good one ran");
     node.shutdown(PATIENCE).await.expect("a clean shutdown");
 }

@@ -31,6 +31,7 @@
 
 #[cfg(feature = "amqp")]
 pub(crate) mod amqp;
+#[cfg(any(feature = "redis", feature = "amqp"))]
 pub(crate) mod backoff;
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -414,6 +415,10 @@ pub enum ReplyRoute {
 
 /// What a transport is connected with.
 #[derive(Debug, Clone)]
+#[cfg_attr(
+    not(any(feature = "redis", feature = "amqp")),
+    expect(dead_code, reason = "the in-process bus has no connection to set up")
+)]
 pub(crate) struct TransportOptions {
     /// Returns from connecting before there is a connection, and keeps trying.
     pub(crate) lazy: bool,
@@ -436,6 +441,7 @@ pub(crate) async fn connect(
     url: &BrokerUrl,
     options: TransportOptions,
 ) -> Result<Arc<dyn Transport>, ConnectError> {
+    check(url, &options)?;
     match url.kind() {
         #[cfg(feature = "memory")]
         url::Scheme::Memory => Ok(memory::connect(url, &options)),
@@ -450,5 +456,49 @@ pub(crate) async fn connect(
             scheme: scheme.as_str(),
             feature: scheme.feature(),
         }),
+    }
+}
+
+/// Refuses settings that the URL's transport does not have.
+fn check(url: &BrokerUrl, options: &TransportOptions) -> Result<(), ConnectError> {
+    use url::Scheme;
+    let unsupported = |transport, reason: &str| {
+        let reason = reason.to_owned();
+        Err(ConnectError::Unsupported { transport, reason })
+    };
+    match url.kind() {
+        Scheme::Memory if options.dialect != Dialect::Native => {
+            unsupported("memory", "has no peers of another dialect; leave the dialect out")
+        }
+        Scheme::Memory if options.reply_route != ReplyRoute::Direct => {
+            unsupported("memory", "has no choice of reply routes; leave the route out")
+        }
+        Scheme::Redis | Scheme::Rediss | Scheme::RedisUnix if options.reply_route != ReplyRoute::Direct => {
+            unsupported("redis", "has no choice of reply routes; leave the route out")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(all(test, feature = "memory", feature = "redis"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn settings_that_a_transport_lacks_are_refused() {
+        let lacks = async |builder: crate::NodeBuilder, url: &str| match builder.connect(url).await {
+            Err(ConnectError::Unsupported { transport, .. }) => transport,
+            other => panic!("{url}: {other:?}"),
+        };
+        assert_eq!(
+            lacks(crate::Node::builder().dialect(Dialect::CommlibPy), "memory://").await,
+            "memory"
+        );
+        assert_eq!(
+            lacks(crate::Node::builder().reply_route(ReplyRoute::Queue), "memory://").await,
+            "memory"
+        );
+        let queue = crate::Node::builder().reply_route(ReplyRoute::Queue);
+        assert_eq!(lacks(queue, "redis://127.0.0.1:1").await, "redis");
     }
 }

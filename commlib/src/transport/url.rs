@@ -69,6 +69,7 @@ impl Scheme {
 pub(crate) struct Secret(String);
 
 impl Secret {
+    #[cfg(any(test, feature = "redis", feature = "amqp"))]
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

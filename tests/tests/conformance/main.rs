@@ -3,6 +3,8 @@
 //! Each module holds the bodies of one subject, written against a [`World`](world::World). The clauses of the
 //! transport contract (`commlib::transport`) are named in the tests that prove them.
 
+#![allow(unreachable_pub, reason = "the modules of a test binary have no outside")]
+
 mod bad_input;
 mod calls;
 mod clauses;

@@ -31,6 +31,10 @@ const READ_CHUNK: usize = 16 * 1024;
 pub(super) enum OpenError {
     Unreachable(String),
     Auth(String),
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(dead_code, reason = "without TLS nothing secure can fail")
+    )]
     Tls(String),
     Timeout,
     Unsupported(String),

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::world::SOON;
 
 /// A connection to the bytes.
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub enum Raw {
     Memory(Arc<Bus>),
     Redis {

@@ -78,10 +78,6 @@ impl World {
         format!("{}.{address}", self.namespace)
     }
 
-    pub fn is_memory(&self) -> bool {
-        matches!(self.broker, Broker::Memory)
-    }
-
     pub async fn raw(&self) -> Raw {
         match &self.broker {
             Broker::Memory => Raw::memory(self.url.trim_start_matches("memory://")),

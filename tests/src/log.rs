@@ -49,9 +49,10 @@ impl LogTail {
         out
     }
 
-    /// Prints the last lines if the test on this thread is failing.
+    /// Prints the last lines, if there are any and the test on this thread is failing.
     pub(crate) fn print_if_panicking(&self) {
-        if std::thread::panicking() {
+        let len = std::fs::metadata(&self.file).map_or(0, |meta| meta.len());
+        if std::thread::panicking() && len > self.start as u64 {
             eprintln!("{}", self.text());
         }
     }

@@ -356,7 +356,8 @@ impl Transport for RedisTransport {
             no_responders: self.waiting.calls.is_none(),
             groups: true,
             give_back: true,
-            expires: true,
+            // A work queue that nobody asks any more does; a single request in a busy one does not.
+            expires: false,
         }
     }
 

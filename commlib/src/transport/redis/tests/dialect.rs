@@ -78,11 +78,11 @@ async fn more_calls_than_one_pop_waits_on_are_answered() {
             .request(request(&add, &format!("call-{index}"), "{}"))
             .unwrap();
     }
-    let mut taken = Vec::new();
-    while taken.len() < 2_500 {
-        let items = server.command(&["LPOP", add.as_str(), "1000"]).await.strings();
-        taken.extend(items);
-    }
+    until("all are in the queue", async || {
+        server.command(&["LLEN", add.as_str()]).await.int() == 2_500
+    })
+    .await;
+    let taken = server.command(&["LPOP", add.as_str(), "2500"]).await.strings();
     let lists = taken.iter().map(|item| {
         let request: serde_json::Value = serde_json::from_str(item).unwrap();
         request["header"]["reply_to"].as_str().unwrap().to_owned()

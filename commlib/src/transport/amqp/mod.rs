@@ -338,7 +338,7 @@ impl Transport for Amqp {
             let lanes = self.lanes();
             let unsettled = || lanes.iter().map(|lane| lane.unsettled()).sum::<usize>();
             let flush = async {
-                while unsettled() > 0 && !self.publishing.is_blocked() && self.publishing.is_up() {
+                while unsettled() > 0 && self.publishing.blocked().is_none() && self.publishing.is_up() {
                     tokio::time::sleep(LOOK).await;
                 }
                 self.core.tasks.wait().await;

@@ -141,6 +141,7 @@ impl Lane {
                     State::Up => return Ok(()),
                     State::Down if connected => {}
                     State::Down => return Err(errors::disconnected(Execution::DidNotRun)),
+                    State::Blocked(_) if self.slot.blocked().is_none() => {}
                     State::Blocked(ref reason) => return Err(errors::blocked(reason, Execution::DidNotRun)),
                     State::Closed => return Err(TransportError::closed()),
                 }
@@ -167,10 +168,15 @@ impl Lane {
         let mut queue = self.queue.lock();
         match (&queue.state, &job.outcome) {
             (State::Closed, _) => return Err(TransportError::closed()),
-            (State::Up, _) | (_, Outcome::Reply { .. }) => {}
+            (_, Outcome::Reply { .. }) => {}
             (State::Down, _) if self.slot.is_up() => {}
             (State::Down, _) => return Err(errors::disconnected(Execution::DidNotRun)),
-            (State::Blocked(reason), _) => return Err(errors::blocked(reason, Execution::DidNotRun)),
+            // The task learns of an alarm, and of its end, a moment later.
+            (State::Up | State::Blocked(_), _) => {
+                if let Some(reason) = self.slot.blocked() {
+                    return Err(errors::blocked(&reason, Execution::DidNotRun));
+                }
+            }
         }
         if queue.jobs.len() >= MAX_QUEUED {
             return Err(errors::blocked(

@@ -106,8 +106,10 @@ impl Link {
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
                         tracing::warn!(%reason, "the broker blocks publishers");
-                        self.blocked.send_replace(Some(reason.as_str().into()));
+                        // The state is there before anybody is told of it, and after all may publish again.
+                        let text: Arc<str> = reason.as_str().into();
                         board.set(role, SlotState::Blocked { generation: self.generation, reason });
+                        self.blocked.send_replace(Some(text));
                     }
                     Some(Event::ConnectionUnblocked) => {
                         self.blocked.send_replace(None);
@@ -310,11 +312,10 @@ impl Slot {
         self.announced.subscribe()
     }
 
-    pub(super) fn is_blocked(&self) -> bool {
-        self.links
-            .borrow()
-            .as_ref()
-            .is_some_and(|link| link.blocked.borrow().is_some())
+    /// Why the broker takes no publishes, while it takes none.
+    pub(super) fn blocked(&self) -> Option<Arc<str>> {
+        let link = self.links.borrow();
+        link.as_ref()?.blocked.borrow().clone()
     }
 
     /// Ends for good.

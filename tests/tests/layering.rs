@@ -11,7 +11,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("envelope/", &["error", "envelope"]),
     ("message.rs", &[]),
     (
-        "transport/memory.rs",
+        "transport/memory/",
         &["address", "envelope", "error", "Execution", "transport"],
     ),
     (

@@ -1,0 +1,213 @@
+//! Settings of a node, and connecting with them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use super::{Config, Inner, Node, URL_VARIABLE};
+use crate::address::Address;
+use crate::envelope::Dialect;
+use crate::error::ConnectError;
+use crate::middleware::Middleware;
+use crate::runtime::id;
+use crate::runtime::pending::Pending;
+use crate::transport::{self, BrokerUrl, ReplyRoute, TransportOptions};
+
+/// Settings of a node.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// let node = commlib::Node::builder()
+///     .call_timeout(Duration::from_secs(2))
+///     .max_body(64 * 1024)
+///     .connect("memory://settings")
+///     .await?;
+/// # node.shutdown(Duration::from_secs(1)).await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "settings do nothing until `connect` is awaited"]
+pub struct NodeBuilder {
+    lazy: bool,
+    connect_timeout: Duration,
+    operation_timeout: Duration,
+    call_timeout: Duration,
+    max_body: usize,
+    max_in_flight: usize,
+    dialect: Option<Dialect>,
+    namespace: Option<String>,
+    reply_route: Option<ReplyRoute>,
+    client_middleware: Vec<Arc<dyn Middleware>>,
+    server_middleware: Vec<Arc<dyn Middleware>>,
+}
+
+impl Default for NodeBuilder {
+    fn default() -> Self {
+        Self {
+            lazy: false,
+            connect_timeout: Duration::from_secs(5),
+            operation_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(10),
+            max_body: 1024 * 1024,
+            max_in_flight: 10_000,
+            dialect: None,
+            namespace: None,
+            reply_route: None,
+            client_middleware: Vec::new(),
+            server_middleware: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("lazy", &self.lazy)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("call_timeout", &self.call_timeout)
+            .field("max_body", &self.max_body)
+            .field("max_in_flight", &self.max_in_flight)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeBuilder {
+    /// Returns from connecting at once and keeps trying; calls wait for the connection until their deadline.
+    pub fn lazy(mut self) -> Self {
+        self.lazy = true;
+        self
+    }
+
+    /// How long one try of connecting may take, greeting and login included. Default 5 s.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How long the broker may take for an operation without a deadline of its own: publishing, subscribing, serving.
+    /// Default 5 s.
+    pub fn operation_timeout(mut self, limit: Duration) -> Self {
+        self.operation_timeout = limit;
+        self
+    }
+
+    /// How long calls may take unless the method or the call says otherwise. Default 10 s.
+    pub fn call_timeout(mut self, limit: Duration) -> Self {
+        self.call_timeout = limit;
+        self
+    }
+
+    /// The largest body in either direction, in bytes, encoded. Default 1 MiB.
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = bytes;
+        self
+    }
+
+    /// How many calls may be in flight at once. Default 10,000; more are refused with `resource_exhausted`.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls;
+        self
+    }
+
+    /// The form that this node's clients and publishers write; the URL's `dialect` says it too.
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = Some(dialect);
+        self
+    }
+
+    /// Puts everything of this node below some levels: with the namespace `robot1`, `sensors.sonar` is
+    /// `robot1.sensors.sonar` at the broker. Nodes talk to each other within one namespace. Default: none.
+    pub fn namespace(mut self, levels: impl Into<String>) -> Self {
+        self.namespace = Some(levels.into());
+        self
+    }
+
+    /// Where replies come back on AMQP; the URL's `reply` says it too.
+    pub fn reply_route(mut self, route: ReplyRoute) -> Self {
+        self.reply_route = Some(route);
+        self
+    }
+
+    /// Wraps everything that this node sends. The first one added is the outermost.
+    pub fn client_middleware(mut self, middleware: impl Middleware) -> Self {
+        self.client_middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Wraps everything that this node's handlers take. The first one added is the outermost.
+    pub fn server_middleware(mut self, middleware: impl Middleware) -> Self {
+        self.server_middleware.push(Arc::new(middleware));
+        self
+    }
+
+    /// Connects. Must be called within a tokio runtime, which the node's work then runs on.
+    ///
+    /// Dropping the future gives up the attempt.
+    ///
+    /// # Errors
+    /// As [`Node::connect`].
+    pub async fn connect(self, url: &str) -> Result<Node, ConnectError> {
+        let url = BrokerUrl::parse(url)?;
+        let dialect = self.dialect.unwrap_or(match url.setting("dialect") {
+            Some("commlib-py") => Dialect::CommlibPy,
+            _ => Dialect::Native,
+        });
+        let reply_route = self.reply_route.unwrap_or(match url.setting("reply") {
+            Some("queue") => ReplyRoute::Queue,
+            _ => ReplyRoute::Direct,
+        });
+        let namespace = self
+            .namespace
+            .map(Address::new)
+            .transpose()
+            .map_err(|error| ConnectError::Settings(format!("the namespace is no address: {error}")))?;
+        let options = TransportOptions {
+            lazy: self.lazy,
+            connect_timeout: self.connect_timeout,
+            operation_timeout: self.operation_timeout,
+            max_body: self.max_body,
+            dialect,
+            reply_route,
+            node_id: id::random(),
+        };
+        let transport = transport::connect(&url, options).await?;
+        Ok(Node {
+            inner: Arc::new(Inner {
+                transport,
+                pending: Pending::new(self.max_in_flight),
+                inbox: OnceCell::new(),
+                config: Config {
+                    call_timeout: self.call_timeout,
+                    operation_timeout: self.operation_timeout,
+                    max_body: self.max_body,
+                    dialect,
+                    namespace,
+                    client_middleware: self.client_middleware,
+                    server_middleware: self.server_middleware,
+                },
+                servers: Mutex::default(),
+                closed: CancellationToken::new(),
+                handle: Handle::current(),
+            }),
+        })
+    }
+
+    /// Connects to the broker that `COMMLIB_URL` names, `memory://` if it is not set.
+    ///
+    /// # Errors
+    /// As [`Node::connect`].
+    pub async fn connect_from_env(self) -> Result<Node, ConnectError> {
+        match std::env::var(URL_VARIABLE) {
+            Ok(url) => self.connect(&url).await,
+            Err(std::env::VarError::NotPresent) => self.connect("memory://").await,
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(ConnectError::Url(format!("{URL_VARIABLE} is not UTF-8")))
+            }
+        }
+    }
+}

@@ -510,3 +510,29 @@ on_both_brokers!(
     their_pattern_subscriber_hears_our_publisher,
     our_subscriber_hears_their_publisher,
 );
+
+/// Requests of theirs have no time to live; a call of ours that has one must not take them along.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_short_call_leaves_their_waiting_request_alone() {
+    let broker = Broker::redis().await;
+    let Server::Redis(redis) = &broker.server else {
+        panic!("not Redis")
+    };
+    let list = broker.at("calculator.add");
+    let theirs = json!({"header": {"reply_to": format!("rpc-{:032x}", 7)}, "data": {"a": 1, "b": 2}});
+    redis.command(&["RPUSH", &list, &theirs.to_string()]).await;
+    let node = broker.dialect_node().await;
+    let call = CalculatorClient::new(&node).add(1, 2);
+    let error = call
+        .timeout(Duration::from_millis(100))
+        .await
+        .expect_err("nobody serves it");
+    assert!(error.is_timeout(), "{error}");
+    // Its clients wait 10 s by default, its servers on RabbitMQ keep requests for 60 s.
+    let ttl = redis.command(&["PTTL", &list]).await.int();
+    assert!(
+        ttl == -1 || ttl > 50_000,
+        "their request would be gone after {ttl} ms"
+    );
+    shut_down(node).await;
+}

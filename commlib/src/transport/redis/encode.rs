@@ -116,7 +116,14 @@ fn push_group(group: &[Push], scripts: &Scripts, plain: bool, out: &mut Vec<u8>)
     // Servers that run commlib-py leave no sign of their presence.
     call.arg(if plain { "0" } else { "1" });
     let longest = group.iter().map(|push| push.time_to_live).max();
-    call.arg(longest.unwrap_or(GIVEN_BACK_MS)).arg(super::QUEUE_LIMIT);
+    let longest = longest.unwrap_or(GIVEN_BACK_MS);
+    // Their requests have no time to live, and share the list: ours must not take them along too soon.
+    call.arg(if plain {
+        longest.max(GIVEN_BACK_MS)
+    } else {
+        longest
+    })
+    .arg(super::QUEUE_LIMIT);
     for push in group {
         call.arg(push.item.as_ref());
     }

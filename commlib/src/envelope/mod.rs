@@ -165,6 +165,12 @@ pub struct Malformed {
 }
 
 impl Malformed {
+    /// A request whose answer is wanted where nothing may be written: its sender is not to have anything run, either.
+    #[must_use]
+    pub(crate) fn forged() -> Self {
+        Self::new("it wants its answer at an address that is no reply address")
+    }
+
     /// With nobody to answer.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {

@@ -155,7 +155,7 @@ fn envelope(bytes: &Bytes, data: Option<&RawValue>, meta: WireMeta<'_>) -> Envel
         meta: Meta {
             id: meta.id.map(owned),
             correlation_id: meta.correlation_id.map(owned),
-            reply_to: meta.reply_to.filter(|reply_to| !reply_to.is_empty()).map(owned),
+            reply_to: meta.reply_to.map(owned),
             timestamp: meta.timestamp,
             timeout_ms: meta.timeout_ms,
             content_type: meta

@@ -156,7 +156,7 @@ pub async fn forged_reply_addresses_are_not_written_to(world: World) {
         long.as_str(),
     ];
     for reply_to in forged {
-        raw.request_to(&add, br#"{"a":"wrong"}"#, reply_to, 10_000).await;
+        raw.request_to(&add, br#"{"a":1,"b":2}"#, reply_to, 10_000).await;
     }
     unharmed(&world, &served).await;
     for reply_to in forged {

@@ -342,9 +342,8 @@ async fn bad_requests_in_the_form_of_commlib_py() {
         .expect("a queue");
     let victim = queue.name().as_str().to_owned();
     let mut written = consume(&channel, &victim).await;
-    let body = json!({"header": {"reply_to": victim}, "data": {"a": "wrong"}}).to_string();
-    send(&channel, "", &add, &request(&victim, &body)).await;
     let body = json!({"header": {"reply_to": victim}, "data": {"a": 1, "b": 2}}).to_string();
+    send(&channel, "", &add, &request(&victim, &body)).await;
     send(&channel, "", &add, &request(direct, &body)).await;
     let reply = next(&mut replies).await;
     let reply = parse(reply["body"].as_str().expect("text").as_bytes());

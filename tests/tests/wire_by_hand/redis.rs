@@ -208,7 +208,7 @@ async fn bad_requests_in_the_form_of_commlib_py() {
         "a\0b",
     ];
     for reply_to in forged {
-        let request = json!({"header": {"reply_to": reply_to}, "data": {"a": "wrong"}});
+        let request = json!({"header": {"reply_to": reply_to}, "data": {"a": 1, "b": 2}});
         broker.command(&["RPUSH", &add, &request.to_string()]).await;
     }
     let good = json!({"header": {"reply_to": list}, "data": {"a": 1, "b": 2}});

@@ -20,7 +20,8 @@ use super::rebuild::Rebuild;
 use super::responder::{Answer, Unsettled};
 use super::supervisor::{Link, next_link};
 use super::{Alive, Core};
-use crate::transport::{ConsumeSpec, Consumer, Delivery, TransportError, TransportErrorKind};
+use crate::envelope::Malformed;
+use crate::transport::{ConsumeSpec, Consumer, Delivery, Taken, TransportError, TransportErrorKind};
 
 /// How long a queue lives without consumers, in ms; in normal operation it goes with its last consumer.
 const QUEUE_EXPIRES: i32 = 60_000;
@@ -269,10 +270,11 @@ impl Task {
         delivery: Unsettled,
         permit: tokio::sync::OwnedSemaphorePermit,
     ) {
-        let (taken, question) =
+        let (mut taken, question) =
             read_request(&message.properties, Bytes::from(message.data), self.spec.max_body);
         if question.refused {
             self.core.refused_a_reply_address(&self.spec.service);
+            taken = Taken::Malformed(Malformed::forged());
         }
         self.spec.sink.deliver(Delivery {
             address: index,

@@ -413,7 +413,8 @@ fn looks_like_py(body: &[u8]) -> bool {
 /// The forms of reply addresses that requesters own; nothing else is ever written to.
 fn route(properties: &BasicProperties) -> (Option<Route>, bool) {
     let Some(address) = owned(properties.reply_to()) else {
-        return (None, false);
+        // An empty one is none that may be answered.
+        return (None, properties.reply_to().is_some());
     };
     let plain = |text: &str, others: &[u8]| {
         text.bytes()

@@ -139,7 +139,8 @@ fn replies_only_to_addresses_that_requesters_own() {
         let (route, refused) = route(&with_reply_to(address));
         assert!(route.is_none() && refused, "{address}");
     }
-    assert!(!route(&with_reply_to("")).1);
+    assert!(route(&with_reply_to("")).1);
+    assert!(!route(&BasicProperties::default()).1);
     let mut headers = FieldTable::default();
     headers.insert(name(REPLY_EXCHANGE), text("amq.topic"));
     let forged = with_reply_to(&format!("commlib.reply.{random}")).with_headers(headers);

@@ -16,7 +16,7 @@ use super::super::{
 };
 use super::responder::{MemoryResponder, ReplyRoute};
 use crate::address::{Address, Pattern};
-use crate::envelope::{Envelope, native};
+use crate::envelope::{Envelope, Malformed, native};
 
 /// How many messages a work queue or a group keeps while its consumers are busy.
 const QUEUE_LIMIT: usize = 10_000;
@@ -193,7 +193,7 @@ impl Bus {
             let size = item.bytes.len();
             let mut reply = ReplyRoute::default();
             // The envelope around a body is small; a body at the limit must still fit.
-            let taken = match native::decode(&item.bytes) {
+            let mut taken = match native::decode(&item.bytes) {
                 Ok((message, dialect)) => {
                     reply = ReplyRoute {
                         reply_to: message.meta.reply_to.clone(),
@@ -219,7 +219,9 @@ impl Bus {
                     Taken::Malformed(malformed)
                 }
             };
-            reply.check(address);
+            if !reply.check(address) {
+                taken = Taken::Malformed(Malformed::forged());
+            }
             let redelivered = item.redelivered;
             consumer.sink.deliver(Delivery {
                 address: consumer.index,

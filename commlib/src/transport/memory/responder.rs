@@ -18,8 +18,8 @@ pub(super) struct ReplyRoute {
 }
 
 impl ReplyRoute {
-    /// Forgets an address that is not of the form that requesters own.
-    pub(super) fn check(&mut self, address: &str) {
+    /// Forgets an address that is not of the form that requesters own, and says false.
+    pub(super) fn check(&mut self, address: &str) -> bool {
         if self
             .reply_to
             .as_deref()
@@ -30,7 +30,9 @@ impl ReplyRoute {
                 "a request names a reply address that is none; it will not be answered"
             );
             self.reply_to = None;
+            return false;
         }
+        true
     }
 }
 

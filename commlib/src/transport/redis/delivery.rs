@@ -47,6 +47,8 @@ impl Popped<'_> {
                     let size = message.data.len();
                     let taken = if size > self.max_body {
                         Taken::TooLarge { size }
+                    } else if reply_to.is_some() && route.is_none() {
+                        Taken::Malformed(Malformed::forged())
                     } else {
                         let time = message.meta.timestamp;
                         message.meta.timestamp = time.map(|time| self.handle.clock.to_local(time));

@@ -70,7 +70,10 @@ mod tests {
         assert_eq!(json(-2.0).unwrap(), r#"{"c":-2}"#);
         assert_eq!(json(3.5).unwrap(), r#"{"c":3.5}"#);
         // Too large to be exact, so written as the number that it is.
-        assert_eq!(json(1e16).unwrap().parse::<serde_json::Value>().unwrap()["c"].as_f64(), Some(1e16));
+        assert_eq!(
+            json(1e16).unwrap().parse::<serde_json::Value>().unwrap()["c"].as_f64(),
+            Some(1e16)
+        );
         assert!(json(f64::INFINITY).unwrap_err().contains("too large"));
     }
 }

@@ -38,9 +38,9 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
 /// Connects to `port`, sends `question` and reads until `answered` says that it has seen enough.
 ///
 /// # Errors
-/// In words, when there is no connection, no answer within a second, or another one.
+/// In words, when there is no connection, no answer within ten seconds, which a busy machine may need, or another one.
 pub(crate) fn ask(port: u16, question: &[u8], answered: fn(&[u8]) -> bool) -> Result<(), String> {
-    let limit = Duration::from_secs(1);
+    let limit = Duration::from_secs(10);
     let mut stream =
         TcpStream::connect_timeout(&local(port), limit).map_err(|error| format!("connect: {error}"))?;
     let timeouts = stream

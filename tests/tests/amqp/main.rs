@@ -3,5 +3,6 @@
 mod alarm;
 mod channels;
 mod login;
+mod redelivery;
 mod returns;
 mod world;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::resp::Value;
+use crate::envelope::Meta;
 
 /// How far the broker's clock is ahead of this host's, in µs. Unknown is taken for none.
 #[derive(Debug, Default)]
@@ -32,8 +33,18 @@ impl Clock {
     }
 
     /// A time of the broker in local terms.
-    pub(super) fn to_local(&self, broker: u64) -> u64 {
+    fn to_local(&self, broker: u64) -> u64 {
         broker.saturating_add_signed(self.0.load(Ordering::Relaxed).saturating_neg())
+    }
+
+    /// Turns the time of a message that is sent.
+    pub(super) fn stamp(&self, meta: &mut Meta) {
+        meta.timestamp = meta.timestamp.map(|time| self.to_broker(time));
+    }
+
+    /// Turns the time of a message that was received.
+    pub(super) fn read(&self, meta: &mut Meta) {
+        meta.timestamp = meta.timestamp.map(|time| self.to_local(time));
     }
 
     /// How long ago a time of the broker is; nothing if it is to come.

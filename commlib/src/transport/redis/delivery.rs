@@ -50,8 +50,7 @@ impl Popped<'_> {
                     } else if reply_to.is_some() && route.is_none() {
                         Taken::Malformed(Malformed::forged())
                     } else {
-                        let time = message.meta.timestamp;
-                        message.meta.timestamp = time.map(|time| self.handle.clock.to_local(time));
+                        self.handle.clock.read(&mut message.meta);
                         Taken::Message(message)
                     };
                     (taken, route, Some(item))

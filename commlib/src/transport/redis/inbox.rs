@@ -332,7 +332,7 @@ impl Inbox {
 
 fn read(bytes: &Bytes, clock: &Clock) -> Result<crate::envelope::Envelope, Malformed> {
     let (mut message, _) = native::decode(bytes)?;
-    message.meta.timestamp = message.meta.timestamp.map(|time| clock.to_local(time));
+    clock.read(&mut message.meta);
     Ok(message)
 }
 

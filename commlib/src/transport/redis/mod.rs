@@ -67,6 +67,11 @@ pub(crate) async fn connect(
     url: &BrokerUrl,
     options: TransportOptions,
 ) -> Result<Arc<dyn Transport>, ConnectError> {
+    let transport: Arc<dyn Transport> = start(url, options).await?;
+    Ok(transport)
+}
+
+async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTransport>, ConnectError> {
     let endpoint = Endpoint::new(
         url,
         options.connect_timeout,
@@ -174,8 +179,7 @@ impl RedisTransport {
     }
 
     fn encode_native(&self, mut message: Envelope, reply_to: Option<&str>) -> Bytes {
-        let time = message.meta.timestamp;
-        message.meta.timestamp = time.map(|time| self.handle.clock.to_broker(time));
+        self.handle.clock.stamp(&mut message.meta);
         native::encode(&message, reply_to).into()
     }
 

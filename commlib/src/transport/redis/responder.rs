@@ -144,7 +144,7 @@ impl Responder for RedisResponder {
             Dialect::Native => {
                 reply.meta.correlation_id = route.correlation_id;
                 reply.meta.reply_to = None;
-                reply.meta.timestamp = reply.meta.timestamp.map(|time| self.handle.clock.to_broker(time));
+                self.handle.clock.stamp(&mut reply.meta);
                 native::encode(&reply, None)
             }
             Dialect::CommlibPy => commlib_py::encode_reply(&reply, route.correlation_id.as_deref()),

@@ -147,7 +147,7 @@ impl Entry {
 
 fn read(bytes: &Bytes, clock: &Clock) -> Result<Envelope, Malformed> {
     let mut message = native::decode_topic(bytes)?;
-    message.meta.timestamp = message.meta.timestamp.map(|time| clock.to_local(time));
+    clock.read(&mut message.meta);
     Ok(message)
 }
 

@@ -220,21 +220,43 @@ async fn a_reply_list_of_another_type_stops_nothing() {
     assert_eq!(kept.bytes(), Some(&b"text"[..]));
 }
 
+/// The answer of `TIME` of a broker whose clock is ahead.
+fn time(ahead: Duration) -> resp::Value {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap() + ahead;
+    let text = |number: u128| resp::Value::Bulk(number.to_string().into());
+    resp::Value::Array(vec![text(now.as_secs().into()), text(now.subsec_micros().into())])
+}
+
 #[tokio::test]
-async fn a_skewed_clock_is_not_seen_by_the_layers_above() {
+async fn times_travel_by_the_clock_of_the_broker() {
+    const HOUR: u64 = 3_600_000_000;
     let server = RedisServer::shared().await;
-    let (client, service) = (connect_to(&server).await, connect_to(&server).await);
+    let client = start(&url(&server.url()), options()).await.unwrap();
+    let service = start(&url(&server.url()), options()).await.unwrap();
     let add = unique();
-    let (_consumer, mut deliveries) = consume(&service, std::slice::from_ref(&add), 1).await;
-    let now = 1_700_000_000_000_000;
-    let mut request = request(&add, "the-call", "1");
-    request.message.meta.timestamp = Some(now);
-    client.send(request).await.unwrap();
+    let (consumer, mut deliveries) = {
+        let (spec, deliveries, _) = consume_spec(std::slice::from_ref(&add), 1);
+        (service.consume(spec).await.unwrap(), deliveries)
+    };
+    // As if the client's clock were an hour behind that of the broker, and the server's two.
+    client
+        .handle
+        .clock
+        .set(&time(Duration::from_secs(3600)), Duration::ZERO);
+    service
+        .handle
+        .clock
+        .set(&time(Duration::from_secs(7200)), Duration::ZERO);
+    let sent = 1_700_000_000_000_000;
+    let mut timed = request(&add, "the-call", "1");
+    timed.message.meta.timestamp = Some(sent);
+    client.send(timed).await.unwrap();
     let delivery = next(&mut deliveries).await;
-    let Taken::Message(message) = delivery.taken else {
+    let Taken::Message(message) = &delivery.taken else {
         panic!("{:?}", delivery.taken)
     };
-    let off = message.meta.timestamp.unwrap().abs_diff(now);
-    assert!(off < 100_000, "{off} µs between two nodes of one host");
+    let off = message.meta.timestamp.unwrap().abs_diff(sent - HOUR);
+    assert!(off < 1_000_000, "{off} µs off");
     delivery.responder.finish();
+    consumer.stop().await;
 }

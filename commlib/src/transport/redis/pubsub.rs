@@ -388,6 +388,50 @@ impl Interest {
 mod tests {
     use super::*;
 
+    struct Nobody;
+
+    impl crate::transport::TopicSink for Nobody {
+        fn message(&self, _: crate::transport::TopicMessage) {}
+        fn gap(&self) {}
+        fn dropped(&self, _: &str) {}
+    }
+
+    #[test]
+    fn a_topic_that_is_left_and_wanted_again_waits_for_its_own_confirmation() {
+        let url = crate::transport::BrokerUrl::parse("redis://127.0.0.1").unwrap();
+        let endpoint = Endpoint::new(&url, SILENCE, String::new(), 0).unwrap();
+        let mut hub = Hub::new(
+            Arc::new(endpoint),
+            mpsc::unbounded_channel().1,
+            CancellationToken::new(),
+        );
+        let add = |hub: &mut Hub, id| {
+            let (done, confirmed) = oneshot::channel();
+            let entry = Arc::new(Entry::new(
+                id,
+                Pattern::new("a.b").unwrap(),
+                0,
+                super::super::handle::Handle::new().0,
+                super::super::subscription::Outlet::Plain,
+                Arc::new(Nobody),
+            ));
+            hub.command(Command::Add { entry, done });
+            hub.ask_for_wanted(Instant::now());
+            confirmed
+        };
+        let topic = Topic::covering(&Pattern::new("a.b").unwrap());
+        let mut first = add(&mut hub, 1);
+        hub.command(Command::Remove { topic, id: 1 });
+        let mut second = add(&mut hub, 2);
+        hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
+        assert!(first.try_recv().is_err());
+        assert!(second.try_recv().is_err(), "that was the answer to the first");
+        hub.value(Value::Push(PushKind::Unsubscribe, Vec::new())).unwrap();
+        hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
+        second.try_recv().unwrap().unwrap();
+        assert!(hub.value(Value::Push(PushKind::Subscribe, Vec::new())).is_err());
+    }
+
     #[test]
     fn globs_cover_patterns() {
         let covering = |text| {

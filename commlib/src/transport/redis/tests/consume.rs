@@ -99,6 +99,23 @@ async fn a_stop_is_prompt_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn an_idle_consumer_stops_at_once() {
+    let server = RedisServer::start().await;
+    let service = connect_to(&server).await;
+    let (consumer, _deliveries) = consume(&service, &[unique()], 100).await;
+    until("the pop blocks", async || {
+        let clients = server.command(&["CLIENT", "LIST"]).await;
+        let text = String::from_utf8_lossy(clients.bytes().unwrap_or_default()).into_owned();
+        text.lines()
+            .any(|line| line.contains("name=commlib:consumer:") && line.contains("flags=b"))
+    })
+    .await;
+    let asked = Instant::now();
+    consumer.stop().await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn a_busy_queue_does_not_starve_its_neighbours() {
     let server = RedisServer::shared().await;
     let service = connect_to(&server).await;
@@ -122,7 +139,7 @@ async fn a_busy_queue_does_not_starve_its_neighbours() {
 
 #[tokio::test]
 async fn a_key_of_another_type_leaves_the_others_alone() {
-    let server = RedisServer::shared().await;
+    let server = RedisServer::start().await;
     let service = connect_to(&server).await;
     let addresses = [unique(), unique()];
     server.command(&["SET", addresses[0].as_str(), "text"]).await;
@@ -133,6 +150,15 @@ async fn a_key_of_another_type_leaves_the_others_alone() {
         assert_eq!((delivery.address, data(&delivery)), (1, index.to_string()));
         delivery.responder.finish();
     }
+    // It is not asked about over and over.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let stats = server.command(&["INFO", "commandstats"]).await;
+    let stats = String::from_utf8_lossy(stats.bytes().unwrap_or_default()).into_owned();
+    let pops = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_blpop:calls="));
+    let pops: u32 = pops.unwrap().split(',').next().unwrap().parse().unwrap();
+    assert!(pops < 50, "{pops} pops");
     // Once it is gone, the queue is served.
     server.command(&["DEL", addresses[0].as_str()]).await;
     push(&server, &addresses[0], &item("x", "\"back\"")).await;
@@ -218,7 +244,17 @@ async fn garbage_is_handed_up_and_forged_addresses_are_not_written_to() {
 async fn a_user_who_may_not_serve_is_told() {
     let server = RedisServer::start().await;
     server
-        .command(&["ACL", "SETUSER", "limited", "on", ">pw", "~mine.*", "&*", "+@all"])
+        .command(&[
+            "ACL",
+            "SETUSER",
+            "limited",
+            "on",
+            ">pw",
+            "~mine.*",
+            "~commlib:*",
+            "&*",
+            "+@all",
+        ])
         .await;
     let limited = server.url().replace("redis://", "redis://limited:pw@");
     let service = connect(&url(&limited), options()).await.unwrap();

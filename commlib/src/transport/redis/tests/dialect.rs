@@ -68,6 +68,25 @@ async fn many_calls_are_in_flight_and_each_gets_its_own_reply() {
 }
 
 #[tokio::test]
+async fn a_new_call_does_not_wait_for_the_pop_that_runs() {
+    let server = RedisServer::shared().await;
+    let client = python_client(&server).await;
+    let mut told = open_inbox(&client).await;
+    let add = unique();
+    let asked = Instant::now();
+    for index in 0..10 {
+        client
+            .request(request(&add, &format!("call-{index}"), "{}"))
+            .unwrap();
+        let (list, _) = take(&server, &add).await;
+        answer(&server, &list, "1").await;
+        assert!(matches!(next(&mut told).await, Told::Reply(..)));
+    }
+    // A pop blocks for two seconds.
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
 async fn more_calls_than_one_pop_waits_on_are_answered() {
     let server = RedisServer::shared().await;
     let client = python_client(&server).await;

@@ -146,6 +146,7 @@ async fn what_was_not_written_did_not_run() {
         let (node, request) = (Arc::clone(&node), request(&add, &index.to_string(), &body));
         sent.push(tokio::spawn(async move { node.send(request).await }));
     }
+    let mut half_written = false;
     let mut executions = Vec::new();
     for sent in sent {
         let error = timeout(LIMIT, sent)
@@ -154,8 +155,11 @@ async fn what_was_not_written_did_not_run() {
             .unwrap()
             .unwrap_err();
         assert_eq!(error.kind, TransportErrorKind::Disconnected, "{error}");
+        half_written |=
+            error.execution == crate::error::Execution::DidNotRun && error.message.contains("was lost");
         executions.push(error.execution);
     }
+    assert!(half_written, "Redis does nothing of half a command");
     assert!(
         executions.contains(&crate::error::Execution::DidNotRun),
         "{executions:?}"

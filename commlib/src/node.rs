@@ -75,7 +75,7 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    /// Connects to the broker of a URL with the default settings. See [`BrokerUrl`] for the schemes.
+    /// Connects to the broker of a URL with the default settings. See [`BrokerUrl`](crate::BrokerUrl) for the schemes.
     ///
     /// # Errors
     /// [`ConnectError`] when the URL is wrong, or no broker lets this node in within 5 s. Use

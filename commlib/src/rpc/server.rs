@@ -352,6 +352,11 @@ struct RunningRequest {
 impl RunningRequest {
     /// Runs the handler behind the middleware and answers.
     async fn run(self, running: Arc<Mutex<Running>>, responder: Box<dyn Responder>) {
+        if self.serving.canceled.is_cancelled() {
+            // The time for draining is over and this one has not begun: another server can take it.
+            self.forget(&running);
+            return responder.give_back();
+        }
         let address = &self.method.address;
         let trace = TraceContext::from_headers(&self.message.meta.headers);
         let span = tracing::info_span!("commlib.handle", %address, trace_id = tracing::field::Empty);
@@ -384,10 +389,14 @@ impl RunningRequest {
                 Err(Status::new(StatusCode::Unavailable, "the server shut down before the request was finished").into())
             }
         };
+        self.forget(&running);
+        self.answer(responder, outcome);
+    }
+
+    fn forget(&self, running: &Mutex<Running>) {
         if let Some(id) = &self.message.meta.id {
             running.lock().by_id.remove(id);
         }
-        self.answer(responder, outcome);
     }
 
     fn answer(&self, responder: Box<dyn Responder>, outcome: Outcome) {

@@ -12,8 +12,9 @@
 //! 5. **Accepted.** A resolved send or publish means that the broker has it; [`Accepted`] says what else it means.
 //! 6. **Permit first.** A message is taken from a work queue or a group only while a permit of the consumer's
 //!    semaphore is held for it; the permit is released when the reply is at the broker.
-//! 7. **One reply.** A responder is used once. One that is dropped unused gives the message back if the broker can
-//!    take it back, and loses it otherwise.
+//! 7. **One reply.** A responder is used once. `give_back` hands a request that was not started to another consumer.
+//!    One that is dropped unused, as when a process ends, may have been started: it goes to another consumer only
+//!    where that one is told so ([`Delivery::redelivered`]), and is lost otherwise.
 //! 8. **Reply addresses.** A reply is written only to an address of the forms that requesters own. Any other is
 //!    dropped, counted and logged.
 //! 9. **No responders.** Where [`Capabilities::no_responders`] is set, a request to an address that no consumer

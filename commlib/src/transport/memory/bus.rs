@@ -61,7 +61,6 @@ pub(super) struct Queue {
 pub(super) struct Item {
     pub(super) bytes: Bytes,
     pub(super) expires: Option<Instant>,
-    pub(super) redelivered: bool,
 }
 
 pub(super) struct QueueConsumer {
@@ -180,7 +179,6 @@ impl Bus {
         queue.items.push_back(Item {
             bytes,
             expires: ttl.map(|ttl| Instant::now() + ttl),
-            redelivered: false,
         });
         drop(state);
         self.pump(address);
@@ -222,11 +220,10 @@ impl Bus {
             if !reply.check(address) {
                 taken = Taken::Malformed(Malformed::forged());
             }
-            let redelivered = item.redelivered;
             consumer.sink.deliver(Delivery {
                 address: consumer.index,
                 taken,
-                redelivered,
+                redelivered: false,
                 responder: Box::new(MemoryResponder {
                     bus: Arc::clone(self),
                     addresses: Arc::clone(&consumer.addresses),
@@ -263,8 +260,7 @@ impl Bus {
     }
 
     /// Gives a message back to the head of its queue; with nobody left to take it, it is gone.
-    pub(super) fn give_back(self: &Arc<Self>, address: &str, mut item: Item) {
-        item.redelivered = true;
+    pub(super) fn give_back(self: &Arc<Self>, address: &str, item: Item) {
         if let Some(queue) = self.state.lock().queues.get_mut(address) {
             queue.items.push_front(item);
         }

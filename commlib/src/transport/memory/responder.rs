@@ -66,8 +66,7 @@ impl Responder for MemoryResponder {
         self.reply.reply_to.is_some()
     }
 
-    fn reply(mut self: Box<Self>, mut reply: Envelope) {
-        self.item = None;
+    fn reply(self: Box<Self>, mut reply: Envelope) {
         if let Some(reply_to) = &self.reply.reply_to {
             let correlation_id = self.reply.correlation_id.as_deref();
             let bytes = match self.reply.dialect {
@@ -82,20 +81,19 @@ impl Responder for MemoryResponder {
         }
     }
 
-    fn finish(mut self: Box<Self>) {
-        self.item = None;
-    }
+    fn finish(self: Box<Self>) {}
 
-    fn give_back(self: Box<Self>) {}
+    fn give_back(mut self: Box<Self>) {
+        if let (Some(item), Some(address)) = (self.item.take(), self.addresses.get(self.index)) {
+            self.bus.give_back(address.as_str(), item);
+        }
+    }
 }
 
 impl Drop for MemoryResponder {
     fn drop(&mut self) {
-        let (before, from) = self.addresses.split_at(self.index);
-        if let (Some(item), Some(address)) = (self.item.take(), from.first()) {
-            self.bus.give_back(address.as_str(), item);
-        }
         self.permit = None;
+        let (before, from) = self.addresses.split_at(self.index);
         // The next address first, so that none of them starves.
         for address in from.iter().skip(1).chain(before).chain(from.first()) {
             self.bus.pump(address.as_str());

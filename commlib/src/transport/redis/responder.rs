@@ -106,22 +106,6 @@ impl RedisResponder {
             }),
         }
     }
-
-    fn give_back_now(&mut self) {
-        if let Some(Pending {
-            address,
-            item: Some(item),
-            permit,
-            ..
-        }) = self.pending.take()
-        {
-            self.handle.queue(Job::GiveBack(GiveBack {
-                list: address,
-                item,
-                _permit: permit,
-            }));
-        }
-    }
 }
 
 impl Responder for RedisResponder {
@@ -162,13 +146,19 @@ impl Responder for RedisResponder {
     }
 
     fn give_back(mut self: Box<Self>) {
-        self.give_back_now();
-    }
-}
-
-impl Drop for RedisResponder {
-    fn drop(&mut self) {
-        self.give_back_now();
+        if let Some(Pending {
+            address,
+            item: Some(item),
+            permit,
+            ..
+        }) = self.pending.take()
+        {
+            self.handle.queue(Job::GiveBack(GiveBack {
+                list: address,
+                item,
+                _permit: permit,
+            }));
+        }
     }
 }
 

@@ -58,11 +58,8 @@ async fn a_request_that_is_given_back_comes_first_and_is_kept() {
     first.responder.give_back();
     let again = next(&mut deliveries).await;
     assert_eq!(data(&again), "1");
-    // Dropped without use is given back, too.
+    // Dropped without use it may have been started, and nothing in a list could tell the next server so.
     drop(again);
-    let again = next(&mut deliveries).await;
-    assert_eq!(data(&again), "1");
-    again.responder.finish();
     let second = next(&mut deliveries).await;
     assert_eq!(data(&second), "2");
     second.responder.finish();

@@ -9,11 +9,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::Clock;
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::encode::REPLY_LIST_MS;
 use super::handle::Handle;
@@ -21,10 +19,10 @@ use super::resp::{self, Value};
 use super::salvage;
 use super::scripts::{Script, Scripts};
 use super::writer::Waiting;
-use crate::envelope::{Malformed, native};
+use crate::envelope::{Envelope, Malformed, native};
 use crate::error::Execution;
-use crate::transport::ReplySink;
 use crate::transport::backoff::Backoff;
+use crate::transport::{ReplySink, TransportError, TransportErrorKind};
 
 /// How long one pop blocks. Redis notices a dead client late; what it pops for one meanwhile is lost.
 pub(super) const BLOCK: Duration = Duration::from_secs(2);
@@ -160,6 +158,8 @@ pub(super) struct Inbox {
     pub(super) handle: Arc<Handle>,
     pub(super) sink: Arc<dyn ReplySink>,
     pub(super) node_id: String,
+    /// Replies with larger bodies end their call with an error, in bytes.
+    pub(super) max_body: usize,
     pub(super) waiting: Waiting,
     pub(super) stop: CancellationToken,
 }
@@ -237,23 +237,56 @@ impl Inbox {
     }
 
     fn reply(&self, item: Value) {
+        let Some(message) = self.read(&item) else { return };
+        let id = match &message {
+            Ok(reply) => reply.meta.correlation_id.clone(),
+            Err(Unreadable::Malformed(error)) => error.correlation_id.clone(),
+            Err(Unreadable::TooLarge { id, .. }) => id.clone(),
+        };
+        match id {
+            Some(id) => self.tell(&id, message),
+            None => tracing::debug!("a reply names no request; it was dropped"),
+        }
+    }
+
+    /// What an item of a reply list says; nothing if it is no string.
+    fn read(&self, item: &Value) -> Option<Result<Envelope, Unreadable>> {
         match item {
-            Value::Bulk(bytes) => match read(&bytes, &self.handle.clock) {
-                Ok(mut reply) => match reply.meta.correlation_id.take() {
-                    Some(id) => self.sink.reply(&id, reply),
-                    None => tracing::debug!("a reply names no request; it was dropped"),
-                },
-                Err(mut error) => match error.correlation_id.take() {
-                    Some(id) => self.sink.malformed(&id, error),
-                    None => tracing::debug!(%error, "a reply could not be read; it was dropped"),
-                },
-            },
-            Value::Skipped(skipped) => {
-                if let Some(id) = salvage::route(&skipped).correlation_id {
-                    self.sink.malformed(&id, too_large(skipped.size));
+            Value::Bulk(bytes) => Some(match native::decode(bytes) {
+                Ok((reply, _)) if reply.data.len() > self.max_body => Err(Unreadable::TooLarge {
+                    size: reply.data.len(),
+                    id: reply.meta.correlation_id,
+                }),
+                Ok((mut reply, _)) => {
+                    self.handle.clock.read(&mut reply.meta);
+                    Ok(reply)
                 }
-            }
-            _ => {}
+                Err(error) => Err(Unreadable::Malformed(error)),
+            }),
+            Value::Skipped(skipped) => Some(Err(Unreadable::TooLarge {
+                size: skipped.size,
+                id: salvage::route(skipped).correlation_id,
+            })),
+            _ => None,
+        }
+    }
+
+    fn tell(&self, id: &str, message: Result<Envelope, Unreadable>) {
+        match message {
+            Ok(reply) => self.sink.reply(id, reply),
+            Err(Unreadable::Malformed(error)) => self.sink.malformed(id, error),
+            Err(Unreadable::TooLarge { size, .. }) => self.sink.failed(
+                id,
+                TransportError {
+                    kind: TransportErrorKind::TooLarge,
+                    // There is an answer, so the work was done.
+                    execution: Execution::Failed,
+                    message: format!(
+                        "the reply has {size} bytes, over this node's limit of {}; raise it with `Node::builder().max_body(…)`",
+                        self.max_body
+                    ),
+                },
+            ),
         }
     }
 
@@ -319,25 +352,17 @@ impl Inbox {
             }
             return;
         };
-        match item {
-            Value::Bulk(bytes) => match read(bytes, &self.handle.clock) {
-                Ok(reply) => self.sink.reply(&id, reply),
-                Err(error) => self.sink.malformed(&id, error),
-            },
-            Value::Skipped(skipped) => self.sink.malformed(&id, too_large(skipped.size)),
-            _ => self.sink.malformed(&id, Malformed::new("it is no string")),
+        match self.read(item) {
+            Some(message) => self.tell(&id, message),
+            None => self.sink.malformed(&id, Malformed::new("it is no string")),
         }
     }
 }
 
-fn read(bytes: &Bytes, clock: &Clock) -> Result<crate::envelope::Envelope, Malformed> {
-    let (mut message, _) = native::decode(bytes)?;
-    clock.read(&mut message.meta);
-    Ok(message)
-}
-
-fn too_large(size: usize) -> Malformed {
-    Malformed::new(format!("the reply has {size} bytes, over the limit of this node"))
+/// A reply that can't be handed up.
+enum Unreadable {
+    Malformed(Malformed),
+    TooLarge { size: usize, id: Option<String> },
 }
 
 /// The broker refuses to let this node take its replies. Trying at once again would only burn its time.

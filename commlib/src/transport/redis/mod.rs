@@ -1,8 +1,8 @@
 //! Redis: work queues are lists, topics are channels.
 //!
-//! A node has up to four connections and one more per consumer, each owned by one task: the [writer](writer) for all
-//! that goes out, the [inbox](inbox) for replies, one for all [subscriptions](pubsub), and a blocking one per
-//! [consumer](consumer). Each comes back by itself. Needs Redis 6.2 or later, or what speaks its protocol.
+//! A node has up to four connections and one more per consumer, each owned by one task: the [`writer`] for all
+//! that goes out, the [`inbox`] for replies, one for all subscriptions ([`pubsub`]), and a blocking one per
+//! [`consumer`]. Each comes back by itself. Needs Redis 6.2 or later, or what speaks its protocol.
 
 mod clock;
 mod connection;
@@ -379,6 +379,7 @@ impl Transport for RedisTransport {
                 handle: Arc::clone(&self.handle),
                 sink,
                 node_id: self.options.node_id.clone(),
+                max_body: self.options.max_body,
                 waiting: self.waiting.clone(),
                 stop: self.receiving.clone(),
             };

@@ -220,6 +220,31 @@ async fn a_reply_list_of_another_type_stops_nothing() {
     assert_eq!(kept.bytes(), Some(&b"text"[..]));
 }
 
+#[tokio::test]
+async fn a_reply_over_the_limit_ends_its_call() {
+    let server = RedisServer::shared().await;
+    let service = connect_to(&server).await;
+    let add = unique();
+    let (_consumer, mut deliveries) = consume(&service, std::slice::from_ref(&add), 10).await;
+    let limit = 10_000;
+    let mut small = options();
+    small.max_body = limit;
+    let client = connect(&url(&server.url()), small).await.unwrap();
+    let mut told = open_inbox(&client).await;
+    // Over the limit of bodies, and over that of what is read at all.
+    for size in [limit + 1, 200_000] {
+        client.request(request(&add, "the-call", "1")).unwrap();
+        let body = format!("\"{}\"", "x".repeat(size - 2));
+        next(&mut deliveries).await.responder.reply(message("x", &body));
+        let error = failed(next(&mut told).await);
+        assert_eq!(error.kind, TransportErrorKind::TooLarge, "{error}");
+        assert_eq!(error.execution, crate::error::Execution::Failed, "{error}");
+    }
+    client.request(request(&add, "the-call", "1")).unwrap();
+    next(&mut deliveries).await.responder.reply(message("x", "1"));
+    replied(next(&mut told).await);
+}
+
 /// The answer of `TIME` of a broker whose clock is ahead.
 fn time(ahead: Duration) -> resp::Value {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap() + ahead;

@@ -119,10 +119,9 @@ async fn rabbitmq_takes_commands_and_comes_back() {
 async fn shared_rabbitmq_is_one() {
     let (one, two) = tokio::join!(RabbitMq::shared(), RabbitMq::shared());
     assert_eq!(one.url(), two.url());
-    one.list(&["list_vhosts", "name"])
-        .await
-        .iter()
-        .for_each(|row| assert_eq!(row, &["/"]));
+    // Other tests of the run may have made virtual hosts of their own.
+    let hosts = one.list(&["list_vhosts", "name"]).await;
+    assert!(hosts.iter().any(|row| row == &["/"]), "{hosts:?}");
 }
 
 #[test]

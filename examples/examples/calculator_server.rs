@@ -12,7 +12,7 @@
 //! Start several: they share the calls. Exit codes are those of [`commlib_examples::cli`].
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use commlib::prelude::*;
@@ -41,12 +41,14 @@ impl Calculator for Calc {
     }
 
     async fn sleep(&self, ctx: &RequestContext, ms: u64) -> Slept {
+        let begin = Instant::now();
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(ms)) => {}
-            // Nobody waits for the answer any more.
-            () = ctx.canceled() => {}
+            () = tokio::time::sleep(Duration::from_millis(ms)) => Slept { slept: ms },
+            // Nobody waits for the answer any more, or the server must end: what it says is still true.
+            () = ctx.canceled() => Slept {
+                slept: u64::try_from(begin.elapsed().as_millis()).unwrap_or(ms),
+            },
         }
-        Slept { slept: ms }
     }
 }
 

@@ -21,7 +21,7 @@ pub enum DivError {
     ByZero,
 }
 
-/// How long it slept.
+/// How long it really slept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Slept {
     /// Time in ms.
@@ -39,7 +39,7 @@ pub trait Calculator {
     #[rpc(idempotent)]
     async fn div(&self, a: f64, b: f64) -> Result<Answer, DivError>;
 
-    /// Answers after so many ms, or stops when the caller gives up.
+    /// Answers after so many ms, or earlier when the caller gives up or the server ends.
     #[rpc(idempotent)]
     async fn sleep(&self, ctx: &RequestContext, ms: u64) -> Slept;
 }

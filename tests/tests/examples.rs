@@ -8,6 +8,8 @@ use commlib_tests::{Child, Finished, Program, RabbitMq, RedisServer, Signal, uni
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// For programs that have nothing to finish.
+const PROMPT: Duration = Duration::from_secs(10);
 
 const ALL: [(&str, &[&str]); 5] = [
     ("quickstart", &[]),
@@ -171,7 +173,7 @@ async fn programs_that_are_ready_can_be_told_to_end(broker: &Broker) {
         for _ in 0..5 {
             let child = broker.start(name, args).await;
             child.signal(Signal::SIGTERM);
-            assert_eq!(child.wait(LIMIT).await.code(), Some(0), "{name}");
+            assert_eq!(child.wait(PROMPT).await.code(), Some(0), "{name}");
             assert!(child.stderr().is_empty(), "{name}: {:?}", child.stderr());
         }
     }

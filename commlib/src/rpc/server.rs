@@ -390,6 +390,18 @@ impl RunningRequest {
             }
         };
         self.forget(&running);
+        // Where the caller said how long it waits, what comes later is no success, even if it would be the first to see
+        // it: the handler may have stopped because of the deadline.
+        let late = self.message.meta.timeout_ms.is_some() && self.deadline <= Instant::now();
+        let outcome = if late && outcome.is_ok() {
+            Err(Status::new(
+                StatusCode::DeadlineExceeded,
+                "the handler finished after the deadline",
+            )
+            .into())
+        } else {
+            outcome
+        };
         self.answer(responder, outcome);
     }
 

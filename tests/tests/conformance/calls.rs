@@ -82,6 +82,21 @@ pub async fn a_call_ends_at_its_deadline(world: World) {
     assert_eq!(probe.add(2, 2).await.unwrap(), Sum { c: 4 });
 }
 
+pub async fn what_a_handler_returns_because_of_the_deadline_is_no_success(world: World) {
+    let _served = world.serve().await;
+    let probe = ProbeClient::new(&world.node().await);
+    for _ in 0..20 {
+        // It returns as soon as its context says that the time is over, which may be before the caller's clock does.
+        let error = probe
+            .wait(false)
+            .timeout(Duration::from_millis(30))
+            .await
+            .unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        assert_eq!(error.execution(), Execution::MayHaveRun);
+    }
+}
+
 pub async fn the_deadline_of_a_request_bounds_the_calls_of_its_handler(world: World) {
     let served = world.serve().await;
     let permits = Arc::new(Semaphore::new(10));

@@ -41,6 +41,7 @@ on_every_transport! {
             a_oneway_request_runs_without_a_reply
             headers_and_context_reach_the_handler
             a_call_ends_at_its_deadline
+            what_a_handler_returns_because_of_the_deadline_is_no_success
             the_deadline_of_a_request_bounds_the_calls_of_its_handler
             dropping_a_call_is_seen_by_the_handler
             a_canceled_request_that_waits_is_not_run

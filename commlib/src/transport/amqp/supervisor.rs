@@ -26,6 +26,11 @@ use crate::error::ConnectError;
 use crate::transport::backoff::Backoff;
 use crate::transport::{ConnectionState, TransportError};
 
+/// How long the broker may take for its goodbye: all that matters was flushed before.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How often a connection that is being closed is looked at.
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
+
 /// A refused login is tried again, as passwords are changed at the broker and here at different times, but slowly.
 const AUTH_RETRY: Duration = Duration::from_secs(5);
 /// A connection that lived this long was a good one.
@@ -131,7 +136,21 @@ impl Link {
     async fn close(&self, grace: Duration) {
         // A broker that blocks publishers does not read the close either.
         if !self.connection.status().blocked() && self.connection.status().connected() {
-            let _ = tokio::time::timeout(grace, self.connection.close(200, name("closed"))).await;
+            let close = self.connection.close(200, name("closed"));
+            // When a channel closes at the same moment, the library ends in an error and never resolves the close.
+            let ended = async {
+                let mut look = tokio::time::interval(CLOSE_LOOK);
+                while self.connection.status().connected() || self.connection.status().closing() {
+                    look.tick().await;
+                }
+            };
+            let either = async {
+                tokio::select! {
+                    _ = close => {}
+                    () = ended => {}
+                }
+            };
+            let _ = tokio::time::timeout(grace.min(CLOSE_LIMIT), either).await;
         }
         self.handle.kill();
     }

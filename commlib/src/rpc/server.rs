@@ -394,11 +394,8 @@ impl RunningRequest {
         // it: the handler may have stopped because of the deadline.
         let late = self.message.meta.timeout_ms.is_some() && self.deadline <= Instant::now();
         let outcome = if late && outcome.is_ok() {
-            Err(Status::new(
-                StatusCode::DeadlineExceeded,
-                "the handler finished after the deadline",
-            )
-            .into())
+            let text = format!("the handler of `{address}` finished after the deadline");
+            Err(Status::new(StatusCode::DeadlineExceeded, text).into())
         } else {
             outcome
         };

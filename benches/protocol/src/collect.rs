@@ -1,0 +1,118 @@
+//! Receiving: what came, how late, and what did not come.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::{Collect, Latencies, Lines, Outcome, Reading, now_ns, say, say_json};
+
+/// A subscriber that gets nothing for so long has got everything that will come.
+const SILENCE: Duration = Duration::from_millis(700);
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// What came of one phase.
+#[derive(Debug)]
+pub struct Collected {
+    count: u64,
+    first_ns: u64,
+    last_ns: u64,
+    latencies: Latencies,
+}
+
+/// Counts readings by phase. Clones share the counts.
+#[derive(Clone, Debug, Default)]
+pub struct Collector {
+    phases: Arc<Mutex<HashMap<u32, Collected>>>,
+    faults: Arc<Mutex<(u64, Option<String>)>>,
+}
+
+impl Collector {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts a message. Those of a warm-up are not counted.
+    pub fn take(&self, reading: &Reading) {
+        if reading.phase == 0 {
+            return;
+        }
+        let now = now_ns();
+        let mut phases = self.phases.lock();
+        let collected = match phases.entry(reading.phase) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let Ok(latencies) = Latencies::new() else { return };
+                entry.insert(Collected {
+                    count: 0,
+                    first_ns: reading.sent_ns,
+                    last_ns: now,
+                    latencies,
+                })
+            }
+        };
+        collected.count += 1;
+        collected.first_ns = collected.first_ns.min(reading.sent_ns);
+        collected.last_ns = now;
+        collected.latencies.record(0, now.saturating_sub(reading.sent_ns));
+    }
+
+    /// Notes that something went wrong; `missed` messages, if that is known.
+    pub fn fault(&self, missed: u64, text: &str) {
+        let mut faults = self.faults.lock();
+        faults.0 += missed;
+        faults.1.get_or_insert_with(|| text.to_owned());
+    }
+
+    fn count(&self, number: u32) -> u64 {
+        self.phases
+            .lock()
+            .get(&number)
+            .map_or(0, |collected| collected.count)
+    }
+
+    /// Waits until everything of a phase is here or nothing more comes, and sums up. The time is from the first
+    /// message's sending to the last one's arrival; what was sent and did not come is in `errors`.
+    ///
+    /// # Errors
+    /// None in practice, see [`Latencies::summarise`].
+    pub async fn finish(&self, order: Collect) -> anyhow::Result<Outcome> {
+        let begin = Instant::now();
+        let mut seen = self.count(order.number);
+        let mut silent_since = Instant::now();
+        while seen < order.sent && silent_since.elapsed() < SILENCE && begin.elapsed() < LONGEST {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let now = self.count(order.number);
+            if now != seen {
+                (seen, silent_since) = (now, Instant::now());
+            }
+        }
+        let mut outcome = Outcome::default();
+        if let Some(collected) = self.phases.lock().remove(&order.number) {
+            outcome.count = collected.count;
+            outcome.seconds = collected.last_ns.saturating_sub(collected.first_ns) as f64 / 1e9;
+            collected.latencies.summarise(&mut outcome)?;
+        }
+        outcome.errors = order.sent.saturating_sub(outcome.count);
+        outcome.misdelivered = outcome.count.saturating_sub(order.sent);
+        outcome.error = std::mem::take(&mut *self.faults.lock()).1;
+        Ok(outcome)
+    }
+}
+
+/// Says `ready`, then answers [`Collect`]s until the input ends.
+///
+/// # Errors
+/// When an order can't be read or an outcome not written.
+pub async fn answer_collects(collector: &Collector) -> anyhow::Result<()> {
+    let mut lines = Lines::stdin();
+    say("ready")?;
+    while let Some(order) = lines.next::<Collect>().await? {
+        say_json(&collector.finish(order).await?)?;
+    }
+    Ok(())
+}

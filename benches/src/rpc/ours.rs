@@ -1,0 +1,80 @@
+//! commlib itself, as its users write it.
+
+use commlib::Node;
+use commlib_bench_protocol::{Fault, Lines, RpcClient, RpcWorker, drive_rpc, say};
+
+use super::{Echoed, Sum};
+
+/// What every system here does.
+#[commlib::rpc_service(name = "bench")]
+pub(crate) trait Bench {
+    /// Adds two integers.
+    async fn add(&self, a: i64, b: i64) -> Sum;
+    /// Gives a text back.
+    async fn echo(&self, text: String) -> Echoed;
+}
+
+struct Handler;
+
+impl Bench for Handler {
+    async fn add(&self, a: i64, b: i64) -> Sum {
+        Sum { c: a + b }
+    }
+
+    async fn echo(&self, text: String) -> Echoed {
+        Echoed { text }
+    }
+}
+
+/// Serves with the default settings until the input ends.
+pub(crate) async fn serve(url: &str) -> anyhow::Result<()> {
+    let node = Node::connect(url).await?;
+    node.serve(BenchServer::new(Handler)).await?;
+    say("ready")?;
+    Lines::stdin().end().await;
+    Ok(())
+}
+
+/// Calls with the default settings; over `memory://`, what it serves itself.
+pub(crate) async fn drive(url: &str) -> anyhow::Result<()> {
+    let node = Node::connect(url).await?;
+    if url.starts_with("memory:") {
+        node.serve(BenchServer::new(Handler)).await?;
+    }
+    drive_rpc(Client(BenchClient::new(&node))).await
+}
+
+struct Client(BenchClient);
+
+impl RpcClient for Client {
+    type Worker = Worker;
+
+    async fn worker(&self) -> Result<Worker, Fault> {
+        Ok(Worker(self.0.clone()))
+    }
+}
+
+struct Worker(BenchClient);
+
+impl RpcWorker for Worker {
+    async fn add(&mut self, a: i64, b: i64) -> Result<i64, Fault> {
+        Ok(self.0.add(a, b).await?.c)
+    }
+
+    async fn echo(&mut self, text: &str) -> Result<String, Fault> {
+        Ok(self.0.echo(text.to_owned()).await?.text)
+    }
+}
+
+/// Calls a service of this process `calls` times, one after the other, for counting instructions.
+pub(crate) async fn count(calls: u64) -> anyhow::Result<()> {
+    let node = Node::connect("memory://count").await?;
+    node.serve(BenchServer::new(Handler)).await?;
+    let client = BenchClient::new(&node);
+    for number in 0..calls {
+        let number = number as i64;
+        let sum = client.add(number, number).await?.c;
+        anyhow::ensure!(sum == 2 * number, "add({number}, {number}) is {sum}");
+    }
+    Ok(())
+}

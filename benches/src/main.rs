@@ -6,6 +6,7 @@ mod rpc;
 mod run;
 mod systems;
 mod table;
+mod topics;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};

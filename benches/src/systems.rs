@@ -1,9 +1,11 @@
 //! The measured systems by name.
 
 use anyhow::bail;
+use commlib_bench_protocol::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::rpc::{self, lapin::Style, redis_naive::Caller};
+use crate::topics as ps;
 
 /// The broker that a system needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -20,6 +22,9 @@ pub(crate) struct System {
     /// Its name, without `.ct`.
     pub(crate) name: &'static str,
     pub(crate) broker: Broker,
+    pub(crate) kind: Kind,
+    /// How many messages it publishes at a time when it goes flat out.
+    pub(crate) window: usize,
     /// Client and server in one process.
     pub(crate) in_process: bool,
     pub(crate) about: &'static str,
@@ -29,8 +34,18 @@ const fn system(name: &'static str, broker: Broker, about: &'static str) -> Syst
     System {
         name,
         broker,
+        kind: Kind::Rpc,
+        window: 0,
         in_process: matches!(broker, Broker::None),
         about,
+    }
+}
+
+const fn topics(name: &'static str, broker: Broker, window: usize, about: &'static str) -> System {
+    System {
+        kind: Kind::Pub,
+        window,
+        ..system(name, broker, about)
     }
 }
 
@@ -96,6 +111,67 @@ pub(crate) const SYSTEMS: &[System] = &[
         Broker::RabbitMq,
         "lapin, a task per request, prefetch 64, ack per message",
     ),
+    topics(
+        "ps.commlib.memory",
+        Broker::None,
+        64,
+        "commlib, memory://, default settings",
+    ),
+    topics("ps.floor.mpsc", Broker::None, 64, "tokio mpsc, JSON both ways"),
+    topics(
+        "ps.commlib.redis",
+        Broker::Redis,
+        64,
+        "commlib, redis://, default settings",
+    ),
+    topics(
+        "ps.redis.await",
+        Broker::Redis,
+        1,
+        "redis crate, PUBLISH awaited one by one",
+    ),
+    topics(
+        "ps.redis.pipe64",
+        Broker::Redis,
+        64,
+        "redis crate, PUBLISH, 64 in flight",
+    ),
+    topics(
+        "ps.commlib.amqp",
+        Broker::RabbitMq,
+        64,
+        "commlib, amqp://, default settings: confirmed",
+    ),
+    topics(
+        "ps.lapin",
+        Broker::RabbitMq,
+        1,
+        "lapin, awaited one by one, unconfirmed, no acks",
+    ),
+    topics(
+        "ps.lapin.pipe64",
+        Broker::RabbitMq,
+        64,
+        "lapin, 64 in flight, unconfirmed, no acks",
+    ),
+    topics(
+        "ps.lapin.ack",
+        Broker::RabbitMq,
+        1,
+        "lapin, awaited one by one, unconfirmed, acked, prefetch 256",
+    ),
+    topics(
+        "ps.lapin.confirm",
+        Broker::RabbitMq,
+        1,
+        "lapin, each confirm awaited, no acks",
+    ),
+    topics(
+        "ps.lapin.confirm.pipe64",
+        Broker::RabbitMq,
+        64,
+        "lapin, 64 in flight, confirmed, no acks",
+    ),
 ];
 
 /// A name without the suffix for the current-thread runtime, and whether it had it.
@@ -124,6 +200,12 @@ pub(crate) async fn serve(name: &str, url: &str) -> anyhow::Result<()> {
         "lapin.noack.spawn" => rpc::lapin::serve(url, style(false, true)).await,
         "lapin.ack64" => rpc::lapin::serve(url, style(true, false)).await,
         "lapin.ack64.spawn" => rpc::lapin::serve(url, style(true, true)).await,
+        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::subscribe(url).await,
+        "ps.redis.await" | "ps.redis.pipe64" => ps::redis::subscribe(url).await,
+        "ps.lapin.ack" => ps::lapin::subscribe(url, true).await,
+        "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => {
+            ps::lapin::subscribe(url, false).await
+        }
         _ => bail!("{name} has no server"),
     }
 }
@@ -141,6 +223,12 @@ pub(crate) async fn drive(name: &str, url: &str) -> anyhow::Result<()> {
             rpc::lapin::drive(url).await
         }
         "floor.json.spawn" => rpc::floor::drive().await,
+        "ps.commlib.memory" => ps::ours::publish("memory://bench").await,
+        "ps.floor.mpsc" => ps::floor::publish().await,
+        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url).await,
+        "ps.redis.await" | "ps.redis.pipe64" => ps::redis::publish(url).await,
+        "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false).await,
+        "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => ps::lapin::publish(url, true).await,
         _ => bail!("{name} has no client"),
     }
 }

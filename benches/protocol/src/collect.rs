@@ -26,7 +26,7 @@ pub struct Collected {
 #[derive(Clone, Debug, Default)]
 pub struct Collector {
     phases: Arc<Mutex<HashMap<u32, Collected>>>,
-    faults: Arc<Mutex<(u64, Option<String>)>>,
+    fault: Arc<Mutex<Option<String>>>,
 }
 
 impl Collector {
@@ -36,36 +36,41 @@ impl Collector {
         Self::default()
     }
 
-    /// Counts a message. Those of a warm-up are not counted.
-    pub fn take(&self, reading: &Reading) {
-        if reading.phase == 0 {
+    /// Counts a message by what its [`Reading`] says. Those of a warm-up are not counted.
+    pub fn take(&self, phase: u32, sent_ns: u64) {
+        if phase == 0 {
             return;
         }
         let now = now_ns();
         let mut phases = self.phases.lock();
-        let collected = match phases.entry(reading.phase) {
+        let collected = match phases.entry(phase) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let Ok(latencies) = Latencies::new() else { return };
                 entry.insert(Collected {
                     count: 0,
-                    first_ns: reading.sent_ns,
+                    first_ns: now,
                     last_ns: now,
                     latencies,
                 })
             }
         };
         collected.count += 1;
-        collected.first_ns = collected.first_ns.min(reading.sent_ns);
         collected.last_ns = now;
-        collected.latencies.record(0, now.saturating_sub(reading.sent_ns));
+        collected.latencies.record(0, now.saturating_sub(sent_ns));
     }
 
-    /// Notes that something went wrong; `missed` messages, if that is known.
-    pub fn fault(&self, missed: u64, text: &str) {
-        let mut faults = self.faults.lock();
-        faults.0 += missed;
-        faults.1.get_or_insert_with(|| text.to_owned());
+    /// Decodes a [`Reading`] and counts it.
+    pub fn take_json(&self, message: &[u8]) {
+        match serde_json::from_slice::<Reading>(message) {
+            Ok(reading) => self.take(reading.phase, reading.sent_ns),
+            Err(error) => self.fault(&error.to_string()),
+        }
+    }
+
+    /// Notes that something went wrong.
+    pub fn fault(&self, text: &str) {
+        self.fault.lock().get_or_insert_with(|| text.to_owned());
     }
 
     fn count(&self, number: u32) -> u64 {
@@ -76,7 +81,7 @@ impl Collector {
     }
 
     /// Waits until everything of a phase is here or nothing more comes, and sums up. The time is from the first
-    /// message's sending to the last one's arrival; what was sent and did not come is in `errors`.
+    /// message's arrival to the last one's; what was sent and did not come is in `errors`.
     ///
     /// # Errors
     /// None in practice, see [`Latencies::summarise`].
@@ -99,7 +104,7 @@ impl Collector {
         }
         outcome.errors = order.sent.saturating_sub(outcome.count);
         outcome.misdelivered = outcome.count.saturating_sub(order.sent);
-        outcome.error = std::mem::take(&mut *self.faults.lock()).1;
+        outcome.error = self.fault.lock().take();
         Ok(outcome)
     }
 }

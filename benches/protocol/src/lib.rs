@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use collect::{Collected, Collector, answer_collects};
 pub use histogram::Latencies;
 pub use lines::{Lines, say, say_json};
-pub use publish::{Publisher, Reading, drive_publisher, now_ns};
+pub use publish::{Publisher, Reading, drive_publisher, drive_publisher_in_process, now_ns};
 pub use rpc::{Fault, RpcClient, RpcWorker, drive_rpc};
 
 /// What a phase does.
@@ -82,4 +82,14 @@ pub struct Outcome {
     pub p999: f64,
     /// The first thing that went wrong.
     pub error: Option<String>,
+}
+
+impl Outcome {
+    /// What a subscriber got, with what went wrong at the publisher.
+    #[must_use]
+    pub fn after(mut self, publisher: &Self) -> Self {
+        self.errors += publisher.errors;
+        self.error = publisher.error.clone().or(self.error);
+        self
+    }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use crate::{Fault, Kind, Lines, Outcome, Phase, say, say_json};
+use crate::{Collect, Collector, Fault, Kind, Lines, Outcome, Phase, say, say_json};
 
 /// What is published: about 120 bytes as JSON, or more with `text`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,11 +94,34 @@ impl Shared {
 /// # Errors
 /// When an order can't be read or an outcome not written.
 pub async fn drive_publisher<P: Publisher>(publisher: P) -> anyhow::Result<()> {
+    drive(publisher, None).await
+}
+
+/// As [`drive_publisher`], with the subscriber in the same process; the outcome is the subscriber's.
+///
+/// # Errors
+/// As [`drive_publisher`].
+pub async fn drive_publisher_in_process<P: Publisher>(
+    publisher: P,
+    collector: &Collector,
+) -> anyhow::Result<()> {
+    drive(publisher, Some(collector)).await
+}
+
+async fn drive<P: Publisher>(publisher: P, collector: Option<&Collector>) -> anyhow::Result<()> {
     let mut lines = Lines::stdin();
     say("ready")?;
     while let Some(phase) = lines.next::<Phase>().await? {
         anyhow::ensure!(phase.kind == Kind::Pub, "this system publishes only");
-        say_json(&carry_out(&publisher, phase).await?)?;
+        let mut outcome = carry_out(&publisher, phase).await?;
+        if let Some(collector) = collector {
+            let order = Collect {
+                number: phase.number,
+                sent: outcome.count,
+            };
+            outcome = collector.finish(order).await?.after(&outcome);
+        }
+        say_json(&outcome)?;
     }
     Ok(())
 }
@@ -114,6 +137,8 @@ async fn carry_out<P: Publisher>(publisher: &P, phase: Phase) -> anyhow::Result<
                 while shared.state.load(Ordering::Relaxed) != OVER {
                     let reading = shared.reading(&phase, &text);
                     shared.publish(&publisher, reading).await;
+                    // Publishing in process may never wait; others want to run, too.
+                    tokio::task::consume_budget().await;
                 }
             });
         }

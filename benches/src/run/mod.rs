@@ -7,7 +7,6 @@ mod sample;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use commlib_bench_protocol::{Collect, Kind, Outcome, Phase};
 use tokio::process::Command;
@@ -48,7 +47,7 @@ pub(crate) struct Options {
     out: Option<PathBuf>,
 }
 
-/// Runs and prints; fails if a call failed or a reply went astray.
+/// Runs and prints. A system that fails in a round does not end the run, but the run then ends with an error.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let all = options
         .systems
@@ -60,9 +59,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut results = Results::default();
     for round in 0..options.rounds {
         for (name, system) in &all {
-            one_system(&options, &brokers, round, name, system, &mut results)
-                .await
-                .with_context(|| format!("{name}, round {}", round + 1))?;
+            if let Err(error) = one_system(&options, &brokers, round, name, system, &mut results).await {
+                let failure = format!("{name}, round {}: {error:#}", round + 1);
+                eprintln!("{failure}");
+                results.failures.push(failure);
+            }
         }
         eprintln!("round {} of {} is over", round + 1, options.rounds);
     }
@@ -107,12 +108,17 @@ async fn one_system(
             cpu_seconds(broker_pid),
         ]
     };
-    for (number, spec) in options.phases.iter().enumerate() {
+    for (number, spec) in options
+        .phases
+        .iter()
+        .filter(|spec| spec.is_for(system))
+        .enumerate()
+    {
         let phase = Phase {
             number: number as u32 + 1,
             seconds: options.seconds,
             warmup: options.warmup,
-            ..spec.phase()
+            ..spec.phase(system)
         };
         client.order(&phase).await?;
         let line = client.line(PATIENCE).await?;
@@ -126,9 +132,7 @@ async fn one_system(
                 sent: sent.count,
             };
             server.order(&order).await?;
-            outcome = server.answer(PATIENCE).await?;
-            outcome.errors += sent.errors;
-            outcome.error = sent.error.or(outcome.error);
+            outcome = server.answer::<Outcome>(PATIENCE).await?.after(&sent);
         }
         let after = clocks(&client);
         results.samples.push(Sample {

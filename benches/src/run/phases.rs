@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use commlib_bench_protocol::{Kind, Phase};
 
+use crate::systems::System;
+
 /// A phase as it is named on the command line and in tables.
 #[derive(Clone, Debug)]
 pub(crate) struct PhaseSpec {
@@ -13,15 +15,12 @@ pub(crate) struct PhaseSpec {
     body: usize,
 }
 
-/// How many messages are on their way at once when a publisher goes flat out.
-const PUBLISHES_IN_FLIGHT: usize = 64;
-
 impl PhaseSpec {
     /// The order for it, without its number and times.
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self, system: &System) -> Phase {
         let (in_flight, rate) = match self.kind {
             Kind::Rpc => (self.number, 0),
-            Kind::Pub => (PUBLISHES_IN_FLIGHT, self.number as u32),
+            Kind::Pub => (system.window, self.number as u32),
         };
         Phase {
             number: 0,
@@ -32,6 +31,11 @@ impl PhaseSpec {
             seconds: 0.0,
             warmup: 0.0,
         }
+    }
+
+    /// Whether a system can do it.
+    pub(crate) fn is_for(&self, system: &System) -> bool {
+        self.kind == system.kind
     }
 }
 

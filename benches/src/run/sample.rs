@@ -37,6 +37,8 @@ impl Sample {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
+    /// Systems that failed in a round, and how.
+    pub(crate) failures: Vec<String>,
 }
 
 impl Results {

@@ -1,0 +1,6 @@
+//! The systems that publish and subscribe.
+
+pub(crate) mod floor;
+pub(crate) mod lapin;
+pub(crate) mod ours;
+pub(crate) mod redis;

@@ -32,6 +32,7 @@ use tokio::time::Instant;
 use crate::address::Address;
 use crate::envelope::Headers;
 use crate::error::{Failure, Status, StatusCode};
+use crate::transport::Accepted;
 
 pub use futures_util::future::BoxFuture;
 
@@ -81,8 +82,37 @@ impl Invocation {
     }
 }
 
-/// The encoded result, empty where there is none, or why there is none.
-pub type Outcome = Result<Bytes, Failure>;
+/// What came of an invocation that succeeded.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Reply {
+    /// The encoded result; empty where there is none.
+    pub body: Bytes,
+    /// Of what is not answered: what the broker said when it took the message.
+    pub accepted: Option<Accepted>,
+}
+
+impl Reply {
+    /// An encoded result.
+    #[must_use]
+    pub fn new(body: impl Into<Bytes>) -> Self {
+        Self {
+            body: body.into(),
+            accepted: None,
+        }
+    }
+
+    /// What a broker took.
+    pub(crate) fn accepted(accepted: Accepted) -> Self {
+        Self {
+            body: Bytes::new(),
+            accepted: Some(accepted),
+        }
+    }
+}
+
+/// What came of it, or why nothing did.
+pub type Outcome = Result<Reply, Failure>;
 
 /// Wraps the work of a node. See the [module](self).
 pub trait Middleware: Send + Sync + 'static {

@@ -5,6 +5,7 @@ mod sending;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -12,7 +13,6 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::address::{Address, Pattern};
 use crate::envelope::Dialect;
@@ -23,7 +23,7 @@ use crate::runtime::pending::Pending;
 use crate::transport::{self, ConnectionState, Transport, TransportError, TransportErrorKind};
 
 pub use builder::NodeBuilder;
-pub(crate) use sending::{Sending, cancel_topic, wire_error};
+pub(crate) use sending::{InFlight, Sending, Stopped, cancel_topic, wire_error};
 
 /// The environment variable that [`Node::from_env`] reads.
 pub const URL_VARIABLE: &str = "COMMLIB_URL";
@@ -50,7 +50,7 @@ struct Inner {
     inbox: OnceCell<()>,
     config: Config,
     servers: Mutex<Vec<Server>>,
-    closed: CancellationToken,
+    closed: AtomicBool,
     handle: Handle,
 }
 
@@ -118,10 +118,9 @@ impl Node {
     /// # Errors
     /// When something could not be finished or flushed in time.
     pub async fn shutdown(&self, limit: Duration) -> Result<(), NodeError> {
-        if self.inner.closed.is_cancelled() {
+        if self.inner.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.inner.closed.cancel();
         let deadline = Instant::now() + limit;
         let servers = std::mem::take(&mut *self.inner.servers.lock());
         let drained =
@@ -144,8 +143,17 @@ impl Node {
         &self.inner.transport
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether the current task runs where the node was made.
+    pub(crate) fn is_in_runtime(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.inner.handle.id())
+    }
+
     pub(crate) fn check_open(&self) -> Result<(), LocalError> {
-        if self.inner.closed.is_cancelled() {
+        if self.is_closed() {
             Err(LocalError::Closed)
         } else {
             Ok(())

@@ -28,7 +28,10 @@ const RULES: &[(&str, &[&str])] = &[
         "runtime/",
         &["envelope", "error", "runtime", "trace", "transport"],
     ),
-    ("middleware.rs", &["address", "envelope", "error", "LocalError"]),
+    (
+        "middleware.rs",
+        &["address", "envelope", "error", "LocalError", "transport"],
+    ),
     (
         "rpc/",
         &[

@@ -133,12 +133,12 @@ fn server_impl(head: &Head, server: &Ident, methods: &[Generated<'_>]) -> TokenS
             fn descriptor(&self) -> &'static #private::ServiceDescriptor {
                 &__DESCRIPTOR
             }
-            fn call<'a>(
-                &'a self,
-                method: &'a str,
-                ctx: &'a #krate::RequestContext,
-                body: &'a [u8],
-            ) -> #private::BoxFuture<'a, #private::HandlerResult> {
+            fn call(
+                self: ::std::sync::Arc<Self>,
+                method: &str,
+                ctx: #krate::RequestContext,
+                body: #private::Bytes,
+            ) -> #private::BoxFuture<'static, #private::HandlerResult> {
                 match method {
                     #(#arms)*
                     _ => #private::unknown_method(method),
@@ -385,7 +385,7 @@ impl<'a> Generated<'a> {
         let wire = LitStr::new(&method.wire, method.wire_span);
         let request = self.request_value();
         let args = method.args.iter().map(|arg| match arg {
-            RpcArg::Context => quote_spanned!(span=> ctx),
+            RpcArg::Context => quote_spanned!(span=> &ctx),
             RpcArg::Field(field) => {
                 let ident = &field.ident;
                 quote!(#ident)
@@ -402,7 +402,7 @@ impl<'a> Generated<'a> {
         quote_spanned! {span=>
             #(#cfgs)*
             #wire => ::std::boxed::Box::pin(async move {
-                let #request = match #gate::#decode(body) {
+                let #request = match #gate::#decode(&body) {
                     ::core::result::Result::Ok(request) => request,
                     ::core::result::Result::Err(failure) => return ::core::result::Result::Err(failure),
                 };

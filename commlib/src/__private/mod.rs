@@ -70,7 +70,7 @@ pub fn encode_result<T: Serialize, E: ServiceError>(value: &Result<T, E>) -> Han
 }
 
 /// Refuses a method that the service does not have.
-pub fn unknown_method<'a>(method: &str) -> BoxFuture<'a, HandlerResult> {
+pub fn unknown_method(method: &str) -> BoxFuture<'static, HandlerResult> {
     let status = Status::new(
         StatusCode::Unimplemented,
         format!("the service has no method `{method}`"),

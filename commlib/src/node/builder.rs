@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
-use tokio_util::sync::CancellationToken;
 
 use super::{Config, Inner, Node, URL_VARIABLE};
 use crate::address::Address;
@@ -176,10 +176,11 @@ impl NodeBuilder {
             node_id: id::random(),
         };
         let transport = transport::connect(&url, options).await?;
+        let handle = Handle::current();
         Ok(Node {
             inner: Arc::new(Inner {
                 transport,
-                pending: Pending::new(self.max_in_flight),
+                pending: Pending::new(self.max_in_flight, handle.clone()),
                 inbox: OnceCell::new(),
                 config: Config {
                     call_timeout: self.call_timeout,
@@ -191,8 +192,8 @@ impl NodeBuilder {
                     server_middleware: self.server_middleware,
                 },
                 servers: Mutex::default(),
-                closed: CancellationToken::new(),
-                handle: Handle::current(),
+                closed: AtomicBool::new(false),
+                handle,
             }),
         })
     }

@@ -1,24 +1,28 @@
 //! What leaves a node: requests and their replies, one-way requests, topic messages, cancellations.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::task::coop;
+use tokio::time::{Instant, Sleep};
 
 use super::{Node, is_unsent};
 use crate::address::Address;
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCode};
-use crate::middleware::{End, Invocation, Kind, Outcome, check_headers};
-use crate::runtime::pending::Outcome as CallOutcome;
+use crate::middleware::{End, Invocation, Kind, Outcome, Reply, check_headers};
+use crate::runtime::pending::{Outcome as CallOutcome, PendingCall, Progress};
 use crate::runtime::{id, now_micros};
-use crate::transport::Request;
+use crate::transport::{Request, TransportError};
 
 impl Node {
-    fn envelope(&self, id: String, invocation: &Invocation) -> Result<Envelope, Failure> {
+    fn envelope(&self, id: String, invocation: Invocation, now: Instant) -> Result<Envelope, Failure> {
         check_headers(&invocation.headers)?;
         let (size, limit) = (invocation.body.len(), self.inner.config.max_body);
         if size > limit {
@@ -29,14 +33,14 @@ impl Node {
             }
             .into());
         }
-        let left = invocation.deadline.saturating_duration_since(Instant::now());
+        let left = invocation.deadline.saturating_duration_since(now);
         Ok(Envelope {
-            data: invocation.body.clone(),
+            data: invocation.body,
             meta: Meta {
                 id: Some(id),
                 timestamp: Some(now_micros()),
                 timeout_ms: (invocation.kind != Kind::Publish).then(|| whole_ms(left)),
-                headers: invocation.headers.clone(),
+                headers: invocation.headers,
                 ..Meta::default()
             },
         })
@@ -47,55 +51,29 @@ impl Node {
         self.check_open()?;
         loop {
             self.open_inbox(deadline).await?;
-            let unsent = match self.call_once(&invocation).await? {
-                CallOutcome::Reply(reply) => return self.take_reply(reply),
-                CallOutcome::Malformed(error) => return Err(LocalError::Decode(error.to_string()).into()),
-                CallOutcome::Failed(error) => error,
+            let tried = match InFlight::start(self, invocation.clone(), Instant::now()) {
+                Ok(call) => call.await,
+                Err(stopped) => Err(stopped),
+            };
+            let unsent = match tried {
+                Ok(reply) => return Ok(reply),
+                Err(Stopped::Failed(failure)) => return Err(failure),
+                Err(Stopped::Unsent(error)) => error,
             };
             // What certainly did not reach the broker waits for the next connection.
-            if !is_unsent(&unsent) {
-                return Err(Status::from(unsent).into());
-            }
             tracing::debug!(%address, error = %unsent, "a request waits for a connection");
             self.connected(deadline).await?;
         }
     }
 
-    /// Sends a request once and waits for how that ends.
-    async fn call_once(&self, invocation: &Invocation) -> Result<CallOutcome, Failure> {
-        let Some(call) = self.inner.pending.register() else {
-            let limit = self.inner.pending.limit();
-            let text = format!("{limit} calls are in flight already; see `NodeBuilder::max_in_flight`");
-            return Err(Status::new(StatusCode::ResourceExhausted, text).into());
-        };
-        let deadline = invocation.deadline;
-        let started = Instant::now();
-        let request = Request {
-            address: invocation.address.clone(),
-            message: self.envelope(call.id().to_owned(), invocation)?,
-            time_to_live: deadline.saturating_duration_since(started),
-        };
-        if let Err(error) = self.inner.transport.request(request) {
-            return Ok(CallOutcome::Failed(error));
-        }
-        let mut sent = SentCall {
-            node: self,
-            address: &invocation.address,
-            id: call.id().to_owned(),
-            over: false,
-        };
-        match tokio::time::timeout_at(deadline, call).await {
-            Ok(outcome) => {
-                sent.over = true;
-                Ok(outcome)
-            }
-            Err(_) => Err(sent.timed_out(deadline - started).into()),
-        }
+    /// Whether a call can be sent at once, without waiting for an inbox or going through middleware.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.inner.inbox.initialized() && self.inner.config.client_middleware.is_empty()
     }
 
-    fn take_reply(&self, reply: Envelope) -> Outcome {
+    fn take_reply(reply: Envelope) -> Outcome {
         match reply.meta.error {
-            None => Ok(reply.data),
+            None => Ok(Reply::new(reply.data)),
             Some(error) if error.code == APPLICATION => {
                 Err(Failure::App(AppFailure::new(error.message, error.details)))
             }
@@ -106,7 +84,7 @@ impl Node {
     async fn oneway(&self, invocation: Invocation) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let message = self.envelope(id::random(), &invocation)?;
+        let message = self.envelope(id::random(), invocation, Instant::now())?;
         let accepted = self
             .when_connected(deadline, || {
                 let time_to_live = deadline.saturating_duration_since(Instant::now());
@@ -119,13 +97,13 @@ impl Node {
                 async move { transport.send(request).await }.boxed()
             })
             .await?;
-        Ok(crate::rpc::encode_accepted(accepted))
+        Ok(Reply::accepted(accepted))
     }
 
     async fn publish(&self, invocation: Invocation) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let message = self.envelope(id::random(), &invocation)?;
+        let message = self.envelope(id::random(), invocation, Instant::now())?;
         let accepted = self
             .when_connected(deadline, || {
                 let transport = Arc::clone(&self.inner.transport);
@@ -133,12 +111,12 @@ impl Node {
                 async move { transport.publish(address, message).await }.boxed()
             })
             .await?;
-        Ok(crate::rpc::encode_accepted(accepted))
+        Ok(Reply::accepted(accepted))
     }
 
     /// Tells whoever has the request that nobody waits for it any more.
     fn cancel(&self, address: &Address, id: &str) {
-        if self.inner.config.dialect != Dialect::Native || self.inner.closed.is_cancelled() {
+        if self.inner.config.dialect != Dialect::Native || self.is_closed() {
             return;
         }
         let Some(topic) = cancel_address(address) else {
@@ -180,26 +158,80 @@ fn whole_ms(left: Duration) -> u64 {
     u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-/// A request that was handed to the transport: what must happen when its caller stops waiting.
-struct SentCall<'a> {
-    node: &'a Node,
-    address: &'a Address,
-    id: String,
+/// Why a try of a call has no reply.
+pub(crate) enum Stopped {
+    Failed(Failure),
+    /// There was no connection and the request certainly did not leave, so it can be sent again.
+    Unsent(TransportError),
+}
+
+impl From<TransportError> for Stopped {
+    fn from(error: TransportError) -> Self {
+        if is_unsent(&error) {
+            Self::Unsent(error)
+        } else {
+            Self::Failed(Status::from(error).into())
+        }
+    }
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A request that was handed to the transport. Dropping it before its end tells the server that nobody waits any more.
+pub(crate) struct InFlight {
+    node: Node,
+    address: Address,
+    call: PendingCall,
+    started: Instant,
+    deadline: Instant,
+    /// Set when the deadline is near.
+    timer: Option<Pin<Box<Sleep>>>,
     over: bool,
 }
 
-impl SentCall<'_> {
-    fn timed_out(&mut self, waited: Duration) -> Status {
+impl InFlight {
+    /// Sends the request of a call, or says at once how that ended. The inbox is open.
+    pub(crate) fn start(node: &Node, invocation: Invocation, now: Instant) -> Result<Self, Stopped> {
+        let (address, deadline) = (invocation.address.clone(), invocation.deadline);
+        let pending = &node.inner.pending;
+        let Some(call) = pending.register(now, deadline) else {
+            let limit = pending.limit();
+            let text = format!("{limit} calls are in flight already; see `NodeBuilder::max_in_flight`");
+            return Err(Failure::from(Status::new(StatusCode::ResourceExhausted, text)).into());
+        };
+        let request = Request {
+            address: address.clone(),
+            time_to_live: deadline.saturating_duration_since(now),
+            message: node.envelope(call.id().text(), invocation, now)?,
+        };
+        node.inner.transport.request(request)?;
+        Ok(Self {
+            node: node.clone(),
+            address,
+            call,
+            started: now,
+            deadline,
+            timer: None,
+            over: false,
+        })
+    }
+
+    fn timed_out(&mut self) -> Status {
         self.over = true;
-        let address = self.address;
-        if self.node.inner.transport.forget(&self.id) {
+        let (address, waited) = (&self.address, self.deadline - self.started);
+        let id = self.call.id().text();
+        if self.node.inner.transport.forget(&id) {
             return Status::new(
                 StatusCode::DeadlineExceeded,
                 format!("the request to `{address}` could not be sent within {waited:?}"),
             )
             .with_execution(Execution::DidNotRun);
         }
-        self.node.cancel(address, &self.id);
+        self.node.cancel(address, &id);
         let hint = if self.node.inner.transport.capabilities().no_responders {
             ""
         } else {
@@ -210,12 +242,51 @@ impl SentCall<'_> {
             format!("no reply from `{address}` within {waited:?}{hint}"),
         )
     }
+
+    fn timer(&mut self) -> Pin<&mut Sleep> {
+        let (node, deadline) = (&self.node, self.deadline);
+        self.timer
+            .get_or_insert_with(|| {
+                // An executor that is not tokio's has no timers; the node's runtime has.
+                let _entered = Handle::try_current().is_err().then(|| node.inner.handle.enter());
+                Box::pin(tokio::time::sleep_until(deadline))
+            })
+            .as_mut()
+    }
 }
 
-impl Drop for SentCall<'_> {
+impl Future for InFlight {
+    type Output = Result<Reply, Stopped>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // A reply that is there at once, as on the in-process bus, must not keep a loop of calls from yielding.
+        let budget = ready!(coop::poll_proceed(cx));
+        let outcome = match self.call.poll(cx) {
+            Progress::Done(outcome) => outcome,
+            Progress::Waiting => return Poll::Pending,
+            Progress::Near => {
+                ready!(self.timer().poll(cx));
+                return Poll::Ready(Err(Failure::from(self.timed_out()).into()));
+            }
+        };
+        budget.made_progress();
+        self.over = true;
+        Poll::Ready(match outcome {
+            CallOutcome::Reply(reply) => Node::take_reply(reply).map_err(Stopped::from),
+            CallOutcome::Malformed(error) => Err(Failure::from(LocalError::Decode(error.to_string())).into()),
+            CallOutcome::Failed(error) => Err(error.into()),
+        })
+    }
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
-        if !self.over && !self.node.inner.transport.forget(&self.id) {
-            self.node.cancel(self.address, &self.id);
+        if self.over {
+            return;
+        }
+        let id = self.call.id().text();
+        if !self.node.inner.transport.forget(&id) {
+            self.node.cancel(&self.address, &id);
         }
     }
 }

@@ -11,27 +11,26 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::{MethodDescriptor, Retry};
+use super::{CallFuture, MethodDescriptor, Retry};
 use crate::address::Address;
 use crate::codec;
 use crate::envelope::Headers;
 use crate::error::{CallError, Failure, LocalError, NodeError, Status};
 use crate::message::{Message, ServiceError};
-use crate::middleware::{Invocation, Kind, Next, Outcome};
+use crate::middleware::{Invocation, Kind, Next, Outcome, Reply};
 use crate::node::{Node, Sending};
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
-use crate::transport::Accepted;
 
 /// What both builders hold.
 #[derive(Debug)]
-struct Parts {
-    node: Node,
+pub(super) struct Parts {
+    pub(super) node: Node,
     address: Address,
     default_timeout: Option<Duration>,
     idempotent: bool,
-    body: Result<Bytes, LocalError>,
-    headers: Headers,
+    pub(super) body: Result<Bytes, LocalError>,
+    pub(super) headers: Headers,
     timeout: Option<Duration>,
 }
 
@@ -57,33 +56,37 @@ impl Parts {
     }
 
     /// When the caller stops waiting: its own limit, or what the request that is being served leaves.
-    fn deadline(&self, scope: &Scope) -> Instant {
+    pub(super) fn deadline(&self, scope: &Scope, now: Instant) -> Instant {
         let timeout = self
             .timeout
             .or(self.default_timeout)
             .unwrap_or(self.node.config().call_timeout);
-        let own = Instant::now() + timeout;
+        let own = now + timeout;
         scope.deadline.map_or(own, |inherited| inherited.min(own))
     }
 
-    async fn run(&self, kind: Kind, body: Bytes, deadline: Instant, scope: &Scope) -> Outcome {
-        let address = self
-            .node
+    /// The address at the broker.
+    pub(super) fn address(&self) -> Result<Address, LocalError> {
+        self.node
             .qualify(&self.address)
-            .map_err(|error| LocalError::Address(error.to_string()))?;
-        let span = match kind {
-            Kind::Call => tracing::info_span!("commlib.call", %address, trace_id = tracing::field::Empty),
-            _ => tracing::info_span!("commlib.oneway", %address, trace_id = tracing::field::Empty),
-        };
-        let mut headers = self.headers.clone();
-        TraceContext::inject(&mut headers, scope, &span);
-        let invocation = Invocation::new(kind, address, headers, body, deadline);
+            .map_err(|error| LocalError::Address(error.to_string()))
+    }
+
+    /// Sends it through the middleware, in the span.
+    async fn run(&self, invocation: Invocation, span: tracing::Span, scope: &Scope) -> Outcome {
+        let mut invocation = invocation;
+        TraceContext::inject(&mut invocation.headers, scope, &span);
         let end = Sending { node: &self.node };
         Next::new(&self.node.config().client_middleware, &end)
             .run(invocation)
             .instrument(span)
             .await
     }
+}
+
+/// The span of one try of a call.
+pub(super) fn span(address: &Address) -> tracing::Span {
+    tracing::info_span!("commlib.call", %address, trace_id = tracing::field::Empty)
 }
 
 /// A call that is made when it is awaited.
@@ -98,8 +101,8 @@ impl Parts {
 /// [`CallError`]: the method's own error, a status with what happened to the work, or a local failure.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Call<T, E> {
-    parts: Parts,
-    retry: Option<Retry>,
+    pub(super) parts: Parts,
+    pub(super) retry: Option<Retry>,
     result: PhantomData<fn() -> (T, E)>,
 }
 
@@ -152,17 +155,18 @@ impl<T, E> Call<T, E> {
 }
 
 impl<T: Message, E: ServiceError> Call<T, E> {
-    async fn run(mut self) -> Result<T, CallError<E>> {
-        let body = std::mem::replace(&mut self.parts.body, Ok(Bytes::new()))?;
-        let scope = Scope::current();
-        let deadline = self.parts.deadline(&scope);
+    /// The call in full: with middleware, a span and retries, and from before there is an inbox for its reply.
+    pub(super) async fn run(
+        self,
+        invocation: Invocation,
+        mut span: tracing::Span,
+        scope: Scope,
+    ) -> Result<T, CallError<E>> {
+        let deadline = invocation.deadline;
         let mut delays = self.retry.map(Retry::delays);
         loop {
-            let error = match self.parts.run(Kind::Call, body.clone(), deadline, &scope).await {
-                Ok(reply) => {
-                    return codec::decode(&reply)
-                        .map_err(|reason| CallError::Local(LocalError::Decode(reason)));
-                }
+            let error = match self.parts.run(invocation.clone(), span, &scope).await {
+                Ok(reply) => return decode_reply(&reply),
                 Err(failure) => decode_failure(failure),
             };
             let delay = match &mut delays {
@@ -173,11 +177,16 @@ impl<T: Message, E: ServiceError> Call<T, E> {
                 Some(delay) if Instant::now() + delay < deadline => tokio::time::sleep(delay).await,
                 _ => return Err(error),
             }
+            span = self::span(&invocation.address);
         }
     }
 }
 
-fn decode_failure<E: ServiceError>(failure: Failure) -> CallError<E> {
+pub(super) fn decode_reply<T: Message, E: ServiceError>(reply: &Reply) -> Result<T, CallError<E>> {
+    codec::decode(&reply.body).map_err(|reason| CallError::Local(LocalError::Decode(reason)))
+}
+
+pub(super) fn decode_failure<E: ServiceError>(failure: Failure) -> CallError<E> {
     match failure {
         Failure::App(error) => match codec::decode(&error.details) {
             Ok(app) => CallError::App(app),
@@ -193,10 +202,10 @@ fn decode_failure<E: ServiceError>(failure: Failure) -> CallError<E> {
 
 impl<T: Message, E: ServiceError> IntoFuture for Call<T, E> {
     type Output = Result<T, CallError<E>>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
+    type IntoFuture = CallFuture<T, E>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.run().boxed()
+        CallFuture::new(self)
     }
 }
 
@@ -245,9 +254,13 @@ impl IntoFuture for Oneway {
         async move {
             let body = std::mem::replace(&mut self.parts.body, Ok(Bytes::new()))?;
             let scope = Scope::current();
-            let deadline = self.parts.deadline(&scope);
+            let deadline = self.parts.deadline(&scope, Instant::now());
+            let address = self.parts.address()?;
+            let span = tracing::info_span!("commlib.oneway", %address, trace_id = tracing::field::Empty);
+            let headers = std::mem::take(&mut self.parts.headers);
+            let invocation = Invocation::new(Kind::Oneway, address, headers, body, deadline);
             self.parts
-                .run(Kind::Oneway, body, deadline, &scope)
+                .run(invocation, span, &scope)
                 .await
                 .map(drop)
                 .map_err(without_app)
@@ -262,25 +275,5 @@ pub(crate) fn without_app(failure: Failure) -> NodeError {
         Failure::App(error) => NodeError::Status(Status::new(crate::StatusCode::Internal, error.message)),
         Failure::Status(status) => NodeError::Status(status),
         Failure::Local(error) => NodeError::Local(error),
-    }
-}
-
-/// What a broker said about an accepted message, through the middleware, whose outcome is bytes.
-pub(crate) fn encode_accepted(accepted: Accepted) -> Bytes {
-    let mut bytes = vec![u8::from(accepted.durable)];
-    if let Some(receivers) = accepted.receivers {
-        bytes.extend_from_slice(&receivers.to_be_bytes());
-    }
-    bytes.into()
-}
-
-/// The reverse; a middleware that answered by itself says nothing.
-pub(crate) fn decode_accepted(bytes: &[u8]) -> Accepted {
-    Accepted {
-        durable: bytes.first() == Some(&1),
-        receivers: bytes
-            .get(1..9)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_be_bytes),
     }
 }

@@ -1,23 +1,23 @@
 //! What a handler knows about the request that it serves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 use crate::envelope::Headers;
 use crate::node::Node;
+use crate::runtime::cancel::Cancel;
 
 /// The request being served. Take it as an argument `ctx: &RequestContext` of a method; it never travels.
 #[derive(Debug)]
 pub struct RequestContext {
     pub(crate) node: Node,
     pub(crate) address: Address,
-    pub(crate) id: Option<String>,
     pub(crate) headers: Headers,
     pub(crate) deadline: Instant,
-    pub(crate) canceled: CancellationToken,
+    pub(crate) cancel: Arc<Cancel>,
     pub(crate) redelivered: bool,
 }
 
@@ -31,7 +31,7 @@ impl RequestContext {
     /// The request's id, if the caller gave one. Untrusted text.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
-        self.id.as_deref()
+        self.cancel.id.as_deref()
     }
 
     /// A header of the request. Untrusted text.
@@ -61,7 +61,7 @@ impl RequestContext {
     /// Whether the caller gave up, by dropping its call or because the time ran out.
     #[must_use]
     pub fn is_canceled(&self) -> bool {
-        self.canceled.is_cancelled() || self.deadline <= Instant::now()
+        self.cancel.is_canceled() || self.deadline <= Instant::now()
     }
 
     /// Resolves when [`is_canceled`](Self::is_canceled) becomes true. A handler is never aborted; it may stop here.
@@ -69,7 +69,7 @@ impl RequestContext {
     /// Cancellation safe.
     pub async fn canceled(&self) {
         tokio::select! {
-            () = self.canceled.cancelled() => {}
+            () = self.cancel.canceled() => {}
             () = tokio::time::sleep_until(self.deadline) => {}
         }
     }

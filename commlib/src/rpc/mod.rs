@@ -3,9 +3,14 @@
 mod call;
 mod client;
 mod context;
+mod dispatch;
+mod future;
+mod handling;
+mod pace;
 mod retry;
 mod server;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +19,11 @@ use futures_util::future::BoxFuture;
 use crate::address::Address;
 use crate::error::Failure;
 
+pub(crate) use call::without_app;
 pub use call::{Call, Oneway};
-pub(crate) use call::{decode_accepted, encode_accepted, without_app};
 pub use client::{RpcClient, UntypedError};
 pub use context::RequestContext;
+pub use future::CallFuture;
 pub use retry::Retry;
 pub(crate) use server::Server;
 pub use server::{ServeRpc, ServerHandle};
@@ -54,11 +60,11 @@ pub trait RpcService: Send + Sync + 'static {
     /// Name and methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
-    /// Runs the method of this name.
-    fn call<'a>(
-        &'a self,
-        method: &'a str,
-        context: &'a RequestContext,
-        body: &'a [u8],
-    ) -> BoxFuture<'a, HandlerResult>;
+    /// Runs the method of this name. The future owns all that it needs, so that it can be moved to a task once it waits.
+    fn call(
+        self: Arc<Self>,
+        method: &str,
+        context: RequestContext,
+        body: Bytes,
+    ) -> BoxFuture<'static, HandlerResult>;
 }

@@ -1,5 +1,6 @@
 //! What all patterns share above the transports: ids, calls in flight, the scope of the work at hand.
 
+pub(crate) mod cancel;
 pub(crate) mod id;
 pub(crate) mod pending;
 pub(crate) mod scope;

@@ -2,17 +2,30 @@
 //!
 //! A call occupies a slot from before it is sent until its future ends or is dropped. Whoever comes with the slot's
 //! id first (a reply, a failure, the loss of the connection) decides how the call ends; all others find nothing.
+//!
+//! The table also watches the deadlines. A timer per call is what a call in process would spend most of its time on,
+//! and nearly all calls are answered long before it rings. So one task looks at all slots from time to time, and only a
+//! call whose deadline is near gets a timer, which rings on time.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
 
-use super::id;
+use super::id::CallId;
 use crate::envelope::{Envelope, Malformed};
 use crate::transport::{ReplySink, TransportError};
+
+/// How often the deadlines are looked at.
+const SWEEP: Duration = Duration::from_millis(50);
+/// A call whose deadline is no farther away than this has a timer of its own: two looks, so that a late one is no harm.
+const NEAR: Duration = Duration::from_millis(100);
+/// After so many looks at an empty table the watching ends, until there is a call again.
+const IDLE_SWEEPS: u32 = 20;
 
 /// How a call in flight ended.
 #[derive(Debug)]
@@ -20,6 +33,21 @@ pub(crate) enum Outcome {
     Reply(Envelope),
     Malformed(Malformed),
     Failed(TransportError),
+}
+
+/// What a call in flight learns when it looks.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost every reply an allocation for a value that is taken apart at once"
+)]
+pub(crate) enum Progress {
+    /// It ended.
+    Done(Outcome),
+    /// It waits, and will be woken.
+    Waiting,
+    /// As `Waiting`, and the deadline is so near that the call must watch it by itself.
+    Near,
 }
 
 #[expect(
@@ -32,14 +60,26 @@ enum State {
 }
 
 struct Slot {
-    id: String,
+    id: CallId,
+    deadline: Instant,
+    near: bool,
     state: State,
+}
+
+#[derive(Default)]
+struct Table {
+    slots: Slab<Slot>,
+    /// No deadline that is still to be watched is earlier.
+    earliest: Option<Instant>,
+    watched: bool,
 }
 
 /// The table.
 pub(crate) struct Pending {
-    slots: Mutex<Slab<Slot>>,
+    table: Mutex<Table>,
     limit: usize,
+    /// Where the deadlines are watched.
+    runtime: Handle,
 }
 
 impl std::fmt::Debug for Pending {
@@ -47,20 +87,21 @@ impl std::fmt::Debug for Pending {
         f.debug_struct("Pending")
             .field("in_flight", &self.len())
             .field("limit", &self.limit)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl Pending {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
-            slots: Mutex::default(),
+            table: Mutex::default(),
             limit,
+            runtime,
         })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.lock().len()
+        self.table.lock().slots.len()
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -68,18 +109,35 @@ impl Pending {
     }
 
     /// Opens a slot, or `None` when there are as many calls in flight as may be.
-    pub(crate) fn register(self: &Arc<Self>) -> Option<PendingCall> {
-        let mut slots = self.slots.lock();
-        if slots.len() >= self.limit {
+    pub(crate) fn register(self: &Arc<Self>, now: Instant, deadline: Instant) -> Option<PendingCall> {
+        // A task of another runtime can't rely on this one: it may not run now.
+        let near = deadline.saturating_duration_since(now) <= NEAR || !self.is_in_runtime();
+        let mut table = self.table.lock();
+        if table.slots.len() >= self.limit {
             return None;
         }
-        let entry = slots.vacant_entry();
+        let entry = table.slots.vacant_entry();
         let key = entry.key();
-        let id = id::with_key(u32::try_from(key).ok()?);
+        let id = CallId::with_key(u32::try_from(key).ok()?);
         entry.insert(Slot {
-            id: id.clone(),
+            id,
+            deadline,
+            near,
             state: State::Waiting(None),
         });
+        let mut watch = false;
+        if !near {
+            table.earliest = Some(table.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+            watch = !std::mem::replace(&mut table.watched, true);
+        }
+        drop(table);
+        if watch {
+            let watching = Watching {
+                table: Arc::downgrade(self),
+                needed: true,
+            };
+            self.runtime.spawn(watching.run());
+        }
         Some(PendingCall {
             table: Arc::clone(self),
             key,
@@ -87,32 +145,118 @@ impl Pending {
         })
     }
 
+    fn is_in_runtime(&self) -> bool {
+        Handle::try_current().is_ok_and(|current| current.id() == self.runtime.id())
+    }
+
     fn complete(&self, id: &str, outcome: Outcome) {
-        let Some(key) = id::key(id) else {
+        let Some(parsed) = CallId::parse(id) else {
             return stray(id);
         };
-        let mut slots = self.slots.lock();
-        let waker = match slots.get_mut(key as usize) {
-            Some(Slot { id: own, state }) if own == id => match state {
-                State::Waiting(waker) => {
-                    let waker = waker.take();
-                    *state = State::Done(outcome);
-                    waker
-                }
-                State::Done(_) => {
-                    drop(slots);
-                    return stray(id);
-                }
+        let mut table = self.table.lock();
+        let waker = match table.slots.get_mut(parsed.key() as usize) {
+            Some(Slot {
+                id: own,
+                state: state @ State::Waiting(_),
+                ..
+            }) if *own == parsed => match std::mem::replace(state, State::Done(outcome)) {
+                State::Waiting(waker) => waker,
+                State::Done(_) => None,
             },
             _ => {
-                drop(slots);
+                drop(table);
                 return stray(id);
             }
         };
-        drop(slots);
+        drop(table);
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+
+    /// Wakes the calls whose deadline is near, so that they set a timer. Whether there are calls.
+    fn sweep(&self, until: Instant) -> bool {
+        let mut table = self.table.lock();
+        if table.earliest.is_none_or(|earliest| earliest > until) {
+            return !table.slots.is_empty();
+        }
+        let mut wakers = Vec::new();
+        let mut earliest: Option<Instant> = None;
+        for (_, slot) in &mut table.slots {
+            let State::Waiting(waker) = &mut slot.state else {
+                continue;
+            };
+            if slot.near {
+                continue;
+            }
+            if slot.deadline <= until {
+                slot.near = true;
+                wakers.extend(waker.take());
+            } else {
+                earliest = Some(earliest.map_or(slot.deadline, |earliest| earliest.min(slot.deadline)));
+            }
+        }
+        table.earliest = earliest;
+        let any = !table.slots.is_empty();
+        drop(table);
+        wakers.into_iter().for_each(Waker::wake);
+        any
+    }
+
+    /// Ends the watching if there is nothing to watch.
+    fn unwatch(&self) -> bool {
+        let mut table = self.table.lock();
+        table.watched = !table.slots.is_empty();
+        !table.watched
+    }
+}
+
+/// The task that looks at the deadlines.
+struct Watching {
+    table: Weak<Pending>,
+    /// Whether calls rely on it.
+    needed: bool,
+}
+
+impl Watching {
+    async fn run(mut self) {
+        let mut idle = 0;
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let Some(pending) = self.table.upgrade() else {
+                return;
+            };
+            idle = if pending.sweep(Instant::now() + NEAR) {
+                0
+            } else {
+                idle + 1
+            };
+            if idle >= IDLE_SWEEPS && pending.unwatch() {
+                self.needed = false;
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Watching {
+    /// The runtime ends: from now on every call has to see to its deadline by itself.
+    fn drop(&mut self) {
+        let Some(pending) = self.table.upgrade().filter(|_| self.needed) else {
+            return;
+        };
+        let mut table = pending.table.lock();
+        table.watched = false;
+        table.earliest = None;
+        let mut wakers = Vec::new();
+        for (_, slot) in &mut table.slots {
+            slot.near = true;
+            if let State::Waiting(waker) = &mut slot.state {
+                wakers.extend(waker.take());
+            }
+        }
+        drop(table);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -136,15 +280,13 @@ impl ReplySink for Pending {
 
     fn lost(&self, error: TransportError) {
         let mut wakers = Vec::new();
-        for (_, slot) in self.slots.lock().iter_mut() {
+        for (_, slot) in &mut self.table.lock().slots {
             if let State::Waiting(waker) = &mut slot.state {
                 wakers.extend(waker.take());
                 slot.state = State::Done(Outcome::Failed(error.clone()));
             }
         }
-        for waker in wakers {
-            waker.wake();
-        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -152,32 +294,33 @@ impl ReplySink for Pending {
 pub(crate) struct PendingCall {
     table: Arc<Pending>,
     key: usize,
-    id: String,
+    id: CallId,
 }
 
 impl PendingCall {
-    pub(crate) fn id(&self) -> &str {
-        &self.id
+    pub(crate) fn id(&self) -> CallId {
+        self.id
     }
-}
 
-impl Future for PendingCall {
-    type Output = Outcome;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let mut slots = self.table.slots.lock();
-        let Some(slot) = slots.get_mut(self.key) else {
-            return Poll::Pending;
+    /// How the call stands. The outcome is given once.
+    pub(crate) fn poll(&self, cx: &Context<'_>) -> Progress {
+        let mut table = self.table.table.lock();
+        let Some(slot) = table.slots.get_mut(self.key) else {
+            return Progress::Waiting;
         };
         match std::mem::replace(&mut slot.state, State::Waiting(None)) {
-            State::Done(outcome) => Poll::Ready(outcome),
+            State::Done(outcome) => Progress::Done(outcome),
             State::Waiting(old) => {
                 let waker = match old {
                     Some(old) if old.will_wake(cx.waker()) => old,
                     _ => cx.waker().clone(),
                 };
                 slot.state = State::Waiting(Some(waker));
-                Poll::Pending
+                if slot.near {
+                    Progress::Near
+                } else {
+                    Progress::Waiting
+                }
             }
         }
     }
@@ -185,18 +328,39 @@ impl Future for PendingCall {
 
 impl Drop for PendingCall {
     fn drop(&mut self) {
-        self.table.slots.lock().try_remove(self.key);
+        self.table.table.lock().slots.try_remove(self.key);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use bytes::Bytes;
-    use futures_util::FutureExt;
-    use futures_util::poll;
 
     use super::*;
     use crate::transport::TransportErrorKind;
+
+    fn table(limit: usize) -> Arc<Pending> {
+        Pending::new(limit, Handle::current())
+    }
+
+    fn register(table: &Arc<Pending>) -> Option<PendingCall> {
+        let now = Instant::now();
+        table.register(now, now + Duration::from_secs(10))
+    }
+
+    fn poll(call: &PendingCall) -> Progress {
+        call.poll(&Context::from_waker(Waker::noop()))
+    }
+
+    fn waits(call: &PendingCall) -> bool {
+        matches!(poll(call), Progress::Waiting)
+    }
+
+    fn is_answered(call: &PendingCall, with: &str) -> bool {
+        matches!(poll(call), Progress::Done(Outcome::Reply(reply)) if reply.data == with)
+    }
 
     fn reply(data: &'static str) -> Envelope {
         Envelope {
@@ -207,50 +371,95 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_reaches_its_call_once() {
-        let table = Pending::new(10);
-        let (mut first, second) = (table.register().unwrap(), table.register().unwrap());
-        assert!(poll!(&mut first).is_pending());
-        table.reply(second.id(), reply("2"));
-        table.reply(second.id(), reply("again"));
+        let table = table(10);
+        let (first, second) = (register(&table).unwrap(), register(&table).unwrap());
+        assert!(waits(&first));
+        table.reply(&second.id().text(), reply("2"));
+        table.reply(&second.id().text(), reply("again"));
         table.reply("foreign", reply("x"));
-        assert!(poll!(&mut first).is_pending());
-        assert!(matches!(second.now_or_never(), Some(Outcome::Reply(r)) if r.data == "2"));
-        table.reply(first.id(), reply("1"));
-        assert!(matches!(first.now_or_never(), Some(Outcome::Reply(r)) if r.data == "1"));
+        assert!(waits(&first));
+        assert!(is_answered(&second, "2"));
+        table.reply(&first.id().text(), reply("1"));
+        assert!(is_answered(&first, "1"));
+        drop((first, second));
         assert_eq!(table.len(), 0);
     }
 
     #[tokio::test]
     async fn a_late_reply_does_not_reach_the_next_call_in_the_same_slot() {
-        let table = Pending::new(10);
-        let dropped = table.register().unwrap();
-        let (key, old) = (dropped.key, dropped.id().to_owned());
+        let table = table(10);
+        let dropped = register(&table).unwrap();
+        let (key, old) = (dropped.key, dropped.id().text());
         drop(dropped);
-        let mut next = table.register().unwrap();
+        let next = register(&table).unwrap();
         assert_eq!(next.key, key);
         table.reply(&old, reply("late"));
-        assert!(poll!(&mut next).is_pending());
+        assert!(waits(&next));
     }
 
     #[tokio::test]
     async fn a_lost_connection_ends_every_call_that_has_no_reply_yet() {
-        let table = Pending::new(10);
-        let (answered, waiting) = (table.register().unwrap(), table.register().unwrap());
-        table.reply(answered.id(), reply("1"));
+        let table = table(10);
+        let (answered, waiting) = (register(&table).unwrap(), register(&table).unwrap());
+        table.reply(&answered.id().text(), reply("1"));
         table.lost(TransportError::may_have_run(
             TransportErrorKind::Disconnected,
             "cut",
         ));
-        assert!(matches!(answered.now_or_never(), Some(Outcome::Reply(_))));
-        assert!(matches!(waiting.now_or_never(), Some(Outcome::Failed(_))));
+        assert!(is_answered(&answered, "1"));
+        assert!(matches!(poll(&waiting), Progress::Done(Outcome::Failed(_))));
+    }
+
+    #[tokio::test]
+    async fn is_bounded() {
+        let table = table(2);
+        let calls = [register(&table), register(&table)];
+        assert!(calls.iter().all(Option::is_some) && register(&table).is_none());
+        drop(calls);
+        assert!(register(&table).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_learns_that_its_deadline_is_near() {
+        let table = table(10);
+        let begin = Instant::now();
+        let far = table.register(begin, begin + Duration::from_secs(5)).unwrap();
+        let near = table.register(begin, begin + NEAR).unwrap();
+        assert!(waits(&far) && matches!(poll(&near), Progress::Near));
+        let learned = std::future::poll_fn(|cx| match far.poll(cx) {
+            Progress::Near => Poll::Ready(Instant::now()),
+            _ => Poll::Pending,
+        });
+        let left = begin + Duration::from_secs(5) - learned.await;
+        assert!(left <= NEAR && left >= NEAR - SWEEP, "{left:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_watching_ends_and_begins_again() {
+        let table = table(10);
+        for _ in 0..2 {
+            drop(register(&table).unwrap());
+            assert!(table.table.lock().watched);
+            tokio::time::sleep(SWEEP * (IDLE_SWEEPS + 1)).await;
+            assert!(!table.table.lock().watched);
+        }
     }
 
     #[test]
-    fn is_bounded() {
-        let table = Pending::new(2);
-        let calls = [table.register(), table.register()];
-        assert!(calls.iter().all(Option::is_some) && table.register().is_none());
-        drop(calls);
-        assert!(table.register().is_some());
+    fn calls_see_to_their_deadlines_where_nobody_watches() {
+        let runtime = || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+        };
+        let (first, other) = (runtime(), runtime());
+        let table = first.block_on(async { table(10) });
+        let watched = first.block_on(async { register(&table).unwrap() });
+        assert!(waits(&watched));
+        let foreign = other.block_on(async { register(&table).unwrap() });
+        assert!(matches!(poll(&foreign), Progress::Near));
+        drop(first);
+        assert!(matches!(poll(&watched), Progress::Near));
     }
 }

@@ -23,6 +23,11 @@ impl Scope {
         SCOPE.try_with(Clone::clone).unwrap_or_default()
     }
 
+    /// Runs something in this scope.
+    pub(crate) fn sync<T>(&self, run: impl FnOnce() -> T) -> T {
+        SCOPE.sync_scope(self.clone(), run)
+    }
+
     /// Runs a future in this scope.
     pub(crate) fn enter<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         SCOPE.scope(self, future)

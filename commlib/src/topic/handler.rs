@@ -17,7 +17,7 @@ use super::{TopicDescriptor, TopicService};
 use crate::address::{Address, Pattern};
 use crate::envelope::Headers;
 use crate::error::{Failure, NodeError, Status, StatusCode};
-use crate::middleware::{End, Invocation, Kind, Next, Outcome, panicked};
+use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
 use crate::node::Node;
 use crate::rpc::ServerHandle;
 use crate::runtime::scope::Scope;
@@ -297,7 +297,7 @@ impl End for Handling<'_> {
                 .service
                 .handle(name, &context, &self.levels, &invocation.body)
                 .await;
-            handled.map(|()| bytes::Bytes::new())
+            handled.map(|()| Reply::default())
         }
         .boxed()
     }

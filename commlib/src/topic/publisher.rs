@@ -117,7 +117,7 @@ impl Publish {
             .instrument(span)
             .await;
         outcome
-            .map(|accepted| crate::rpc::decode_accepted(&accepted))
+            .map(|reply| reply.accepted.unwrap_or_default())
             .map_err(crate::rpc::without_app)
     }
 }

@@ -218,6 +218,9 @@ pub struct Delivery {
     pub taken: Taken,
     /// Whether the broker delivered it before, so that its handler may have run.
     pub redelivered: bool,
+    /// Whether the caller of [`RequestSink::deliver`] has nothing to do but to wait for the answer, so that a handler may
+    /// run right there.
+    pub waited_for: bool,
     /// Answers it, and holds its permit.
     pub responder: Box<dyn Responder>,
 }
@@ -250,7 +253,7 @@ pub trait Responder: Send {
     fn finish(self: Box<Self>);
 
     /// Gives a request that was not started to another consumer, where the broker can.
-    fn give_back(self: Box<Self>);
+    fn give_back(self: Box<Self>, message: Envelope);
 }
 
 /// Takes from work queues. Dropping it stops without waiting.

@@ -283,17 +283,20 @@ const _: () = {
         fn descriptor(&self) -> &'static ::commlib::__private::ServiceDescriptor {
             &__DESCRIPTOR
         }
-        fn call<'a>(
-            &'a self,
-            method: &'a str,
-            ctx: &'a ::commlib::RequestContext,
-            body: &'a [u8],
-        ) -> ::commlib::__private::BoxFuture<'a, ::commlib::__private::HandlerResult> {
+        fn call(
+            self: ::std::sync::Arc<Self>,
+            method: &str,
+            ctx: ::commlib::RequestContext,
+            body: ::commlib::__private::Bytes,
+        ) -> ::commlib::__private::BoxFuture<
+            'static,
+            ::commlib::__private::HandlerResult,
+        > {
             match method {
                 "add" => {
                     ::std::boxed::Box::pin(async move {
                         let __Request_add { a, b } = match __Gate_add::decode_object(
-                            body,
+                            &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {
@@ -307,14 +310,14 @@ const _: () = {
                 "div" => {
                     ::std::boxed::Box::pin(async move {
                         let __Request_div { a, b } = match __Gate_div::decode_object(
-                            body,
+                            &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);
                             }
                         };
-                        let reply = <__S as Calculator>::div(&self.service, ctx, a, b)
+                        let reply = <__S as Calculator>::div(&self.service, &ctx, a, b)
                             .await;
                         __Gate_div::encode_result(&reply)
                     })
@@ -322,7 +325,7 @@ const _: () = {
                 "reset" => {
                     ::std::boxed::Box::pin(async move {
                         let __Request_reset {} = match __Gate_reset::decode_object(
-                            body,
+                            &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {

@@ -251,19 +251,19 @@ const _: () = {
         ) -> &'static crate::reexports::messaging::__private::ServiceDescriptor {
             &__DESCRIPTOR
         }
-        fn call<'a>(
-            &'a self,
-            method: &'a str,
-            ctx: &'a crate::reexports::messaging::RequestContext,
-            body: &'a [u8],
+        fn call(
+            self: ::std::sync::Arc<Self>,
+            method: &str,
+            ctx: crate::reexports::messaging::RequestContext,
+            body: crate::reexports::messaging::__private::Bytes,
         ) -> crate::reexports::messaging::__private::BoxFuture<
-            'a,
+            'static,
             crate::reexports::messaging::__private::HandlerResult,
         > {
             match method {
                 "put-it" => {
                     ::std::boxed::Box::pin(async move {
-                        let item = match __Gate_put::decode(body) {
+                        let item = match __Gate_put::decode(&body) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);
@@ -277,7 +277,7 @@ const _: () = {
                 "match" => {
                     ::std::boxed::Box::pin(async move {
                         let __Request_match { r#type, limit, order_by } = match __Gate_match::decode_object(
-                            body,
+                            &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {

@@ -280,6 +280,7 @@ impl Task {
             address: index,
             taken,
             redelivered: message.redelivered,
+            waited_for: false,
             responder: Box::new(Answer {
                 delivery,
                 question,

@@ -96,7 +96,7 @@ impl Responder for Answer {
         self.delivery.acknowledge();
     }
 
-    fn give_back(self: Box<Self>) {
+    fn give_back(self: Box<Self>, _: Envelope) {
         drop(self.delivery);
     }
 }

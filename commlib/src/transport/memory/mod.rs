@@ -4,23 +4,28 @@
 //! the task that sends; only members of groups have a task of their own.
 
 mod bus;
+mod queue;
 mod responder;
+mod topics;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use self::bus::{GroupItems, GroupQueue, Inbox, QueueConsumer, Subscriber};
+use self::bus::Inbox;
+use self::queue::{Content, QueueConsumer, Requester};
+use self::topics::{Subscriber, take_part};
 use super::{
     Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, ReplySink, Request,
     SubscribeSpec, Subscription, Transport, TransportError, TransportOptions,
 };
 use crate::address::Address;
-use crate::envelope::{Envelope, native};
+use crate::envelope::Envelope;
 
 pub use self::bus::Bus;
 
@@ -30,6 +35,8 @@ pub(super) fn connect(url: &BrokerUrl, options: &TransportOptions) -> Arc<dyn Tr
         bus: Bus::named(url.host()),
         reply_to: format!("commlib:reply:{}", options.node_id),
         max_body: options.max_body,
+        requester: OnceLock::new(),
+        closed: AtomicBool::new(false),
         state: watch::Sender::new(ConnectionState::Connected { generation: 1 }),
     })
 }
@@ -38,6 +45,9 @@ struct Memory {
     bus: Arc<Bus>,
     reply_to: String,
     max_body: usize,
+    /// Who takes the replies, once there is somebody.
+    requester: OnceLock<Requester>,
+    closed: AtomicBool,
     state: watch::Sender<ConnectionState>,
 }
 
@@ -51,18 +61,24 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     fn check_open(&self) -> Result<(), TransportError> {
-        if *self.state.borrow() == ConnectionState::Closed {
+        if self.closed.load(Ordering::Acquire) {
             Err(TransportError::closed())
         } else {
             Ok(())
         }
     }
 
-    fn push(&self, request: &Request, reply_to: Option<&str>) -> Result<(), TransportError> {
+    fn push(&self, request: Request, requester: Option<Requester>) -> Result<(), TransportError> {
         self.check_open()?;
-        let bytes = native::encode(&request.message, reply_to);
+        let Request {
+            address,
+            message,
+            time_to_live,
+        } = request;
+        let content = Content::Message(message, requester);
         self.bus
-            .push(request.address.as_str(), bytes.into(), Some(request.time_to_live))
+            .queues
+            .push(&self.bus, address.as_str(), content, Some(time_to_live))
     }
 }
 
@@ -85,16 +101,15 @@ impl Transport for Memory {
     }
 
     fn open_inbox(&self, sink: Arc<dyn ReplySink>) -> BoxFuture<'_, Result<(), TransportError>> {
-        let inbox = Inbox::Node {
-            sink,
-            max_body: self.max_body,
-        };
-        self.bus.state.lock().inboxes.insert(self.reply_to.clone(), inbox);
+        let max_body = self.max_body;
+        let requester = self.requester.get_or_init(|| Requester { sink, max_body });
+        let inbox = Inbox::Node(requester.clone());
+        self.bus.inboxes.lock().insert(self.reply_to.clone(), inbox);
         async { self.check_open() }.boxed()
     }
 
     fn request(&self, request: Request) -> Result<(), TransportError> {
-        self.push(&request, Some(&self.reply_to))
+        self.push(request, self.requester.get().cloned())
     }
 
     fn forget(&self, _: &str) -> bool {
@@ -102,7 +117,7 @@ impl Transport for Memory {
     }
 
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
-        async move { self.push(&request, None).map(|()| Accepted::default()) }.boxed()
+        async move { self.push(request, None).map(|()| Accepted::default()) }.boxed()
     }
 
     fn publish(
@@ -112,12 +127,9 @@ impl Transport for Memory {
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         async move {
             self.check_open()?;
-            let receivers = self
-                .bus
-                .broadcast(address.as_str(), &native::encode(&message, None).into());
             Ok(Accepted {
                 durable: false,
-                receivers: Some(receivers),
+                receivers: Some(self.bus.topics.broadcast(address.as_str(), Ok(message))),
             })
         }
         .boxed()
@@ -128,23 +140,17 @@ impl Transport for Memory {
             self.check_open()?;
             let id = self.bus.next_id();
             let addresses: Arc<[Address]> = spec.addresses.clone().into();
-            let mut state = self.bus.state.lock();
             for (index, address) in spec.addresses.iter().enumerate() {
-                state
-                    .queues
-                    .entry(address.as_str().to_owned())
-                    .or_default()
-                    .consumers
-                    .push_back(Arc::new(QueueConsumer {
-                        id,
-                        index,
-                        addresses: Arc::clone(&addresses),
-                        permits: Arc::clone(&spec.permits),
-                        max_body: spec.max_body,
-                        sink: Arc::clone(&spec.sink),
-                    }));
+                let consumer = QueueConsumer {
+                    id,
+                    index,
+                    addresses: Arc::clone(&addresses),
+                    permits: Arc::clone(&spec.permits),
+                    max_body: spec.max_body,
+                    sink: Arc::clone(&spec.sink),
+                };
+                self.bus.queues.add(address.as_str(), consumer);
             }
-            drop(state);
             Ok(Box::new(Registration {
                 bus: Arc::clone(&self.bus),
                 id,
@@ -158,35 +164,23 @@ impl Transport for Memory {
         async move {
             self.check_open()?;
             let id = self.bus.next_id();
-            let key = spec
-                .group
-                .as_ref()
-                .map(|group| (group.name.clone(), spec.pattern.as_str().to_owned()));
             let subscriber = Arc::new(Subscriber {
                 id,
                 pattern: spec.pattern,
                 max_body: spec.max_body,
                 sink: spec.sink,
             });
-            let mut state = self.bus.state.lock();
-            let mut member = None;
-            match (key, spec.group) {
-                (Some(key), Some(group)) => {
-                    let queue = state.groups.entry(key).or_insert_with(|| GroupQueue {
-                        pattern: subscriber.pattern.clone(),
-                        members: Vec::new(),
-                        items: Arc::default(),
-                    });
-                    queue.members.push(Arc::clone(&subscriber));
-                    member = Some(tokio::spawn(take_part(
-                        subscriber,
-                        group.permits,
-                        Arc::clone(&queue.items),
-                    )));
+            let topics = &self.bus.topics;
+            let member = match spec.group {
+                Some(group) => {
+                    let items = topics.join(group.name, Arc::clone(&subscriber));
+                    Some(tokio::spawn(take_part(subscriber, group.permits, items)))
                 }
-                _ => state.subscriptions.push(subscriber),
-            }
-            drop(state);
+                None => {
+                    topics.subscribe(subscriber);
+                    None
+                }
+            };
             Ok(Box::new(Registration {
                 bus: Arc::clone(&self.bus),
                 id,
@@ -198,19 +192,12 @@ impl Transport for Memory {
 
     fn close(&self, _: Duration) -> BoxFuture<'_, Result<(), TransportError>> {
         async move {
+            self.closed.store(true, Ordering::Release);
             self.state.send_replace(ConnectionState::Closed);
-            self.bus.state.lock().inboxes.remove(&self.reply_to);
+            self.bus.inboxes.lock().remove(&self.reply_to);
             Ok(())
         }
         .boxed()
-    }
-}
-
-/// Takes messages of a group for one member. It ends between messages only: nothing taken is lost.
-async fn take_part(member: Arc<Subscriber>, permits: Arc<Semaphore>, items: Arc<GroupItems>) {
-    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-        let (address, bytes) = items.next().await;
-        member.deliver(&address, native::decode_topic(&bytes), Some(permit));
     }
 }
 
@@ -226,14 +213,8 @@ impl Registration {
         if let Some(member) = &self.member {
             member.abort();
         }
-        let mut state = self.bus.state.lock();
-        state.subscriptions.retain(|subscriber| subscriber.id != self.id);
-        state.groups.retain(|_, group| {
-            group.members.retain(|member| member.id != self.id);
-            !group.members.is_empty()
-        });
-        drop(state);
-        self.bus.remove_consumer(self.id);
+        self.bus.topics.remove(self.id);
+        self.bus.queues.remove_consumer(&self.bus, self.id);
     }
 }
 

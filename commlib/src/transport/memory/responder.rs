@@ -2,37 +2,99 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::Responder;
-use super::bus::{Bus, Item};
+use super::bus::Bus;
+use super::queue::{Content, Requester};
 use crate::address::Address;
-use crate::envelope::{Dialect, Envelope, commlib_py, native};
+use crate::envelope::{Dialect, Envelope, Malformed, commlib_py, native};
+use crate::transport::{Responder, TransportError, TransportErrorKind};
 
 /// Where and how a request is answered.
 #[derive(Default)]
 pub(super) struct ReplyRoute {
-    pub(super) reply_to: Option<String>,
-    pub(super) correlation_id: Option<String>,
-    pub(super) dialect: Dialect,
+    pub(super) to: ReplyTo,
+    correlation_id: Option<String>,
+    dialect: Dialect,
+}
+
+/// Where.
+#[derive(Default)]
+pub(super) enum ReplyTo {
+    #[default]
+    Nobody,
+    /// A node of this bus.
+    Node(Requester),
+    /// The address in a message that a test put in.
+    Address(String),
 }
 
 impl ReplyRoute {
+    /// Of a request from a node of this bus.
+    pub(super) fn to_node(message: &Envelope, requester: Option<Requester>) -> Self {
+        match requester {
+            Some(requester) => Self {
+                to: ReplyTo::Node(requester),
+                correlation_id: message.meta.id.clone(),
+                dialect: Dialect::Native,
+            },
+            None => Self::default(),
+        }
+    }
+
+    /// Of a request that came as bytes.
+    pub(super) fn from_message(message: &Envelope, dialect: Dialect) -> Self {
+        let meta = &message.meta;
+        Self {
+            to: ReplyTo::named(&meta.reply_to),
+            correlation_id: meta.correlation_id.clone().or_else(|| meta.id.clone()),
+            dialect,
+        }
+    }
+
+    /// Of bytes that are no request.
+    pub(super) fn from_malformed(malformed: &Malformed) -> Self {
+        Self {
+            to: ReplyTo::named(&malformed.reply_to),
+            correlation_id: malformed.correlation_id.clone(),
+            dialect: Dialect::Native,
+        }
+    }
+
     /// Forgets an address that is not of the form that requesters own, and says false.
     pub(super) fn check(&mut self, address: &str) -> bool {
-        if self
-            .reply_to
-            .as_deref()
-            .is_some_and(|reply_to| !is_reply_address(reply_to))
-        {
+        let legal = !matches!(&self.to, ReplyTo::Address(reply_to) if !is_reply_address(reply_to));
+        if !legal {
             tracing::warn!(
                 address,
                 "a request names a reply address that is none; it will not be answered"
             );
-            self.reply_to = None;
-            return false;
+            self.to = ReplyTo::Nobody;
         }
-        true
+        legal
+    }
+}
+
+impl ReplyTo {
+    fn named(reply_to: &Option<String>) -> Self {
+        reply_to.clone().map_or(Self::Nobody, Self::Address)
+    }
+}
+
+impl Requester {
+    /// Hands a reply over, if it is not too large for this node.
+    pub(super) fn reply(&self, correlation_id: &str, reply: Envelope) {
+        let (size, limit) = (reply.data.len(), self.max_body);
+        if size <= limit {
+            return self.sink.reply(correlation_id, reply);
+        }
+        let error = TransportError {
+            kind: TransportErrorKind::TooLarge,
+            execution: crate::Execution::Failed,
+            message: format!("the reply has {size} bytes, over the limit of {limit}"),
+        };
+        self.sink.failed(correlation_id, error);
     }
 }
 
@@ -56,36 +118,47 @@ pub(super) struct MemoryResponder {
     pub(super) bus: Arc<Bus>,
     pub(super) addresses: Arc<[Address]>,
     pub(super) index: usize,
-    pub(super) item: Option<Item>,
     pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// The message as it came, if it came as bytes.
+    pub(super) raw: Option<Bytes>,
     pub(super) reply: ReplyRoute,
 }
 
 impl Responder for MemoryResponder {
     fn wants_reply(&self) -> bool {
-        self.reply.reply_to.is_some()
+        !matches!(self.reply.to, ReplyTo::Nobody)
     }
 
     fn reply(self: Box<Self>, mut reply: Envelope) {
-        if let Some(reply_to) = &self.reply.reply_to {
-            let correlation_id = self.reply.correlation_id.as_deref();
-            let bytes = match self.reply.dialect {
-                Dialect::Native => {
-                    reply.meta.correlation_id = correlation_id.map(str::to_owned);
-                    native::encode(&reply, None)
-                }
-                Dialect::CommlibPy => commlib_py::encode_reply(&reply, correlation_id),
-            };
-            self.bus
-                .answer(reply_to, correlation_id.unwrap_or_default(), bytes.into());
+        let route = &self.reply;
+        let correlation_id = route.correlation_id.as_deref();
+        match &route.to {
+            ReplyTo::Nobody => {}
+            ReplyTo::Node(requester) => requester.reply(correlation_id.unwrap_or_default(), reply),
+            ReplyTo::Address(reply_to) => {
+                let bytes = match route.dialect {
+                    Dialect::Native => {
+                        reply.meta.correlation_id = correlation_id.map(str::to_owned);
+                        native::encode(&reply, None)
+                    }
+                    Dialect::CommlibPy => commlib_py::encode_reply(&reply, correlation_id),
+                };
+                self.bus
+                    .answer(reply_to, correlation_id.unwrap_or_default(), bytes.into());
+            }
         }
     }
 
     fn finish(self: Box<Self>) {}
 
-    fn give_back(mut self: Box<Self>) {
-        if let (Some(item), Some(address)) = (self.item.take(), self.addresses.get(self.index)) {
-            self.bus.give_back(address.as_str(), item);
+    fn give_back(mut self: Box<Self>, message: Envelope) {
+        let content = match (self.raw.take(), std::mem::take(&mut self.reply.to)) {
+            (Some(raw), _) => Content::Raw(raw),
+            (None, ReplyTo::Node(requester)) => Content::Message(message, Some(requester)),
+            (None, _) => Content::Message(message, None),
+        };
+        if let Some(address) = self.addresses.get(self.index) {
+            self.bus.queues.give_back(address.as_str(), content);
         }
     }
 }
@@ -95,8 +168,7 @@ impl Drop for MemoryResponder {
         self.permit = None;
         let (before, from) = self.addresses.split_at(self.index);
         // The next address first, so that none of them starves.
-        for address in from.iter().skip(1).chain(before).chain(from.first()) {
-            self.bus.pump(address.as_str());
-        }
+        let others = from.iter().skip(1).chain(before).chain(from.first());
+        self.bus.queues.released(&self.bus, others);
     }
 }

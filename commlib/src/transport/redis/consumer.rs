@@ -429,6 +429,7 @@ impl ConsumerTask {
                 address: index,
                 taken,
                 redelivered: false,
+                waited_for: false,
                 responder: Box::new(responder),
             });
         }

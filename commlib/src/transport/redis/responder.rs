@@ -145,7 +145,7 @@ impl Responder for RedisResponder {
         self.pending = None;
     }
 
-    fn give_back(mut self: Box<Self>) {
+    fn give_back(mut self: Box<Self>, _: Envelope) {
         if let Some(Pending {
             address,
             item: Some(item),

@@ -55,7 +55,7 @@ async fn a_request_that_is_given_back_comes_first_and_is_kept() {
     let (_consumer, mut deliveries) = consume(&service, std::slice::from_ref(&add), 1).await;
     let first = next(&mut deliveries).await;
     assert_eq!(data(&first), "1");
-    first.responder.give_back();
+    first.responder.give_back(Envelope::default());
     let again = next(&mut deliveries).await;
     assert_eq!(data(&again), "1");
     // Dropped without use it may have been started, and nothing in a list could tell the next server so.

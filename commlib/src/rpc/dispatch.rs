@@ -1,0 +1,310 @@
+//! What stands between a transport and a service's handlers: takes requests and cancellations, and decides which
+//! requests run and where.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::handling::{Handling, is_inside, refuse};
+use super::pace::Pace;
+use super::{MethodDescriptor, RpcService};
+use crate::envelope::Meta;
+use crate::error::{Execution, Status, StatusCode};
+use crate::node::Node;
+use crate::runtime::cancel::Cancel;
+use crate::runtime::serving::Serving;
+use crate::runtime::{id, now_micros};
+use crate::transport::{Delivery, RequestSink, Taken, TopicMessage, TopicSink};
+
+/// How many ids of cancelled requests that have not come yet are remembered.
+const EARLY_CANCELS: usize = 1024;
+/// For how long.
+const EARLY_CANCEL_LIFE: Duration = Duration::from_secs(60);
+
+/// Takes requests from the transport and cancellations from the service's topic.
+pub(super) struct Dispatcher {
+    server: Arc<Server>,
+}
+
+/// What the requests of a server share.
+pub(super) struct Server {
+    pub(super) node: Node,
+    pub(super) service: Arc<dyn RpcService>,
+    pub(super) serving: Arc<Serving>,
+    methods: Vec<Method>,
+    waiting: Mutex<Waiting>,
+    /// How many early cancellations are remembered, so that the usual request needs no lock to learn that there are none.
+    early: AtomicUsize,
+}
+
+/// A method as it is served.
+pub(super) struct Method {
+    pub(super) descriptor: &'static MethodDescriptor,
+    pub(super) pace: Pace,
+}
+
+/// The requests whose handlers wait for something, and the cancellations that came before their request.
+#[derive(Default)]
+struct Waiting {
+    by_id: HashMap<String, Arc<Cancel>>,
+    canceled_early: HashMap<String, Instant>,
+}
+
+/// When a request came, by both clocks: one to compare with its sender's, one to measure with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received {
+    micros: u64,
+    pub(super) at: Instant,
+}
+
+impl Received {
+    fn now() -> Self {
+        Self {
+            micros: now_micros(),
+            at: Instant::now(),
+        }
+    }
+
+    /// The wall clock at a later instant, in µs since 1970 UTC.
+    pub(super) fn micros_at(&self, later: Instant) -> u64 {
+        let passed = later.saturating_duration_since(self.at).as_micros();
+        self.micros
+            .saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+}
+
+impl Dispatcher {
+    pub(super) fn new(node: &Node, service: Arc<dyn RpcService>, serving: &Arc<Serving>) -> Self {
+        let methods = service.descriptor().methods.iter().map(|descriptor| Method {
+            descriptor,
+            pace: Pace::default(),
+        });
+        let server = Server {
+            node: node.clone(),
+            methods: methods.collect(),
+            service,
+            serving: Arc::clone(serving),
+            waiting: Mutex::default(),
+            early: AtomicUsize::new(0),
+        };
+        Self {
+            server: Arc::new(server),
+        }
+    }
+}
+
+impl RequestSink for Dispatcher {
+    fn deliver(&self, delivery: Delivery) {
+        let Delivery {
+            address,
+            taken,
+            redelivered,
+            waited_for,
+            responder,
+        } = delivery;
+        let server = &self.server;
+        let Some(method) = server.methods.get(address) else {
+            let status = Status::new(StatusCode::Unimplemented, "no such method");
+            return refuse(responder, &status);
+        };
+        let message = match taken {
+            Taken::Message(message) => message,
+            Taken::Malformed(error) => {
+                tracing::warn!(address = %method.descriptor.address, %error, "refused a request that can't be read");
+                let status = Status::new(StatusCode::InvalidArgument, error.to_string());
+                return refuse(responder, &status);
+            }
+            Taken::TooLarge { size } => {
+                let limit = server.node.config().max_body;
+                let text = format!("the request has {size} bytes, over the server's limit of {limit}");
+                tracing::warn!(address = %method.descriptor.address, size, limit, "refused a request over the limit");
+                return refuse(responder, &Status::new(StatusCode::ResourceExhausted, text));
+            }
+        };
+        let received = Received::now();
+        let deadline = match server.admit(method.descriptor, &message.meta, redelivered, received) {
+            Ok(deadline) => deadline,
+            Err(status) => return refuse(responder, &status),
+        };
+        let handling = Handling {
+            server: Arc::clone(server),
+            method: address,
+            received,
+            deadline,
+            redelivered,
+            has_timeout: message.meta.timeout_ms.is_some(),
+            cancel: Arc::new(Cancel::new(message.meta.id.clone())),
+            responder,
+        };
+        // A handler that runs here keeps only those from running who wait for it.
+        if waited_for && method.pace.is_quick() && !is_inside() && server.node.is_in_runtime() {
+            handling.run_here(message);
+        } else {
+            server.serving.tasks.spawn(handling.run(message));
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn method(&self, index: usize) -> &Method {
+        &self.methods[index]
+    }
+
+    /// Decides whether a request runs; until when it may.
+    fn admit(
+        &self,
+        method: &MethodDescriptor,
+        meta: &Meta,
+        redelivered: bool,
+        received: Received,
+    ) -> Result<Instant, Status> {
+        if redelivered && !method.idempotent {
+            return Err(Status::new(
+                StatusCode::Unavailable,
+                "an earlier delivery of this request may have run, so it was not run again",
+            ));
+        }
+        let default = self.node.config().call_timeout;
+        let left = time_left(meta, default, received.micros).ok_or_else(|| {
+            Status::new(
+                StatusCode::DeadlineExceeded,
+                "the request came after its deadline",
+            )
+            .with_execution(Execution::DidNotRun)
+        })?;
+        if self.early.load(Ordering::Acquire) > 0
+            && meta.id.as_ref().is_some_and(|id| self.was_canceled_early(id))
+        {
+            return Err(
+                Status::new(StatusCode::Canceled, "the caller gave up before the request ran")
+                    .with_execution(Execution::DidNotRun),
+            );
+        }
+        Ok(received.at + left)
+    }
+
+    fn was_canceled_early(&self, id: &str) -> bool {
+        let mut waiting = self.waiting.lock();
+        let was = waiting.canceled_early.remove(id).is_some();
+        self.early.store(waiting.canceled_early.len(), Ordering::Release);
+        was
+    }
+
+    /// A handler waits: from now on its caller can cancel it. One that did so already is heard, too.
+    pub(super) fn waits(&self, cancel: &Arc<Cancel>) {
+        let Some(id) = &cancel.id else {
+            return;
+        };
+        let mut waiting = self.waiting.lock();
+        if waiting.canceled_early.remove(id).is_some() {
+            self.early.store(waiting.canceled_early.len(), Ordering::Release);
+            cancel.cancel();
+        }
+        waiting.by_id.insert(id.clone(), Arc::clone(cancel));
+    }
+
+    /// A handler that waited is done.
+    pub(super) fn waited(&self, cancel: &Cancel) {
+        if let Some(id) = &cancel.id {
+            self.waiting.lock().by_id.remove(id);
+        }
+    }
+}
+
+/// How long the caller still waits: what it said, less the time that passed since. A clock that runs ahead or behind
+/// so far that the request came before it was sent counts as in step. `None` when the time is over.
+fn time_left(meta: &Meta, default: Duration, now: u64) -> Option<Duration> {
+    let timeout = meta.timeout_ms.map_or(default, Duration::from_millis);
+    let (Some(_), Some(sent)) = (meta.timeout_ms, meta.timestamp) else {
+        return Some(timeout);
+    };
+    let age = Duration::from_micros(now.saturating_sub(sent));
+    timeout.checked_sub(age).filter(|left| !left.is_zero())
+}
+
+impl TopicSink for Dispatcher {
+    fn message(&self, message: TopicMessage) {
+        #[derive(serde::Deserialize)]
+        struct Cancellation {
+            id: String,
+        }
+        let Ok(Cancellation { id }) = crate::codec::decode(&message.message.data) else {
+            return tracing::debug!("ignored a malformed cancellation");
+        };
+        let mut waiting = self.server.waiting.lock();
+        if let Some(cancel) = waiting.by_id.get(&id) {
+            return cancel.cancel();
+        }
+        if id.len() != id::LEN {
+            return;
+        }
+        let now = Instant::now();
+        let canceled_early = &mut waiting.canceled_early;
+        if canceled_early.len() >= EARLY_CANCELS {
+            canceled_early.retain(|_, at| now.duration_since(*at) < EARLY_CANCEL_LIFE);
+        }
+        if canceled_early.len() < EARLY_CANCELS {
+            canceled_early.insert(id, now);
+        }
+        self.server.early.store(canceled_early.len(), Ordering::Release);
+    }
+
+    fn gap(&self) {
+        // Cancellations are hints: a missed one costs work, never correctness.
+    }
+
+    fn dropped(&self, reason: &str) {
+        tracing::debug!(reason, "dropped a cancellation");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(timeout_ms: Option<u64>, age: i64) -> Meta {
+        let timestamp = now_micros().saturating_add_signed(-age * 1000);
+        Meta {
+            timeout_ms,
+            timestamp: Some(timestamp),
+            ..Meta::default()
+        }
+    }
+
+    #[test]
+    fn the_deadline_counts_from_when_the_request_was_sent() {
+        let default = Duration::from_secs(10);
+        let left = time_left(&meta(Some(1000), 400), default, now_micros()).unwrap();
+        assert!(
+            left <= Duration::from_millis(600) && left > Duration::from_millis(500),
+            "{left:?}"
+        );
+        assert_eq!(time_left(&meta(Some(1000), 1001), default, now_micros()), None);
+        assert_eq!(time_left(&meta(Some(0), 0), default, now_micros()), None);
+        assert_eq!(
+            time_left(&meta(None, 60_000), default, now_micros()),
+            Some(default)
+        );
+        // From a clock that is an hour ahead.
+        assert_eq!(
+            time_left(&meta(Some(1000), -3_600_000), default, now_micros()),
+            Some(Duration::from_secs(1))
+        );
+        assert!(
+            time_left(
+                &Meta {
+                    timeout_ms: Some(u64::MAX),
+                    timestamp: Some(0),
+                    ..Meta::default()
+                },
+                default,
+                now_micros()
+            )
+            .is_some()
+        );
+    }
+}

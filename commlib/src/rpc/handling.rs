@@ -1,0 +1,312 @@
+//! One request on its way through its handler: run, watched, answered.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::dispatch::{Received, Server};
+use super::{HandlerResult, MethodDescriptor, RequestContext};
+use crate::address::Address;
+use crate::envelope::{Envelope, Headers, Meta};
+use crate::error::{Execution, Failure, Status, StatusCode};
+use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
+use crate::node::wire_error;
+use crate::runtime::cancel::Cancel;
+use crate::runtime::now_micros;
+use crate::runtime::scope::Scope;
+use crate::trace::TraceContext;
+use crate::transport::Responder;
+
+/// An admitted request.
+pub(super) struct Handling {
+    pub(super) server: Arc<Server>,
+    /// Which of the server's methods.
+    pub(super) method: usize,
+    pub(super) received: Received,
+    pub(super) deadline: Instant,
+    pub(super) redelivered: bool,
+    /// Whether the caller said how long it waits.
+    pub(super) has_timeout: bool,
+    pub(super) cancel: Arc<Cancel>,
+    pub(super) responder: Box<dyn Responder>,
+}
+
+/// A handler that was started.
+struct Work {
+    future: BoxFuture<'static, HandlerResult>,
+    scope: Scope,
+    span: tracing::Span,
+    method: &'static MethodDescriptor,
+}
+
+impl Work {
+    /// Runs the handler as far as it goes. A panic is its outcome.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<HandlerResult> {
+        let Self {
+            future, scope, span, ..
+        } = self;
+        let _entered = span.enter();
+        let polled = scope.sync(|| catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))));
+        polled
+            .unwrap_or_else(|panic| Poll::Ready(Err(panicked(self.method.address.as_str(), &*panic).into())))
+    }
+}
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a handler runs here right now, on this very stack. Another one inside it could be followed by another, and
+/// the stack ends somewhere.
+pub(super) fn is_inside() -> bool {
+    INSIDE.get()
+}
+
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        INSIDE.set(true);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
+impl Handling {
+    fn descriptor(&self) -> &'static MethodDescriptor {
+        self.server.method(self.method).descriptor
+    }
+
+    /// Runs the handler right here, in a task only if it waits for something.
+    pub(super) fn run_here(self, message: Envelope) {
+        let _inside = Inside::enter();
+        let _running = self.server.serving.tasks.token();
+        let pace = &self.server.method(self.method).pace;
+        let mut work = self.begin(message);
+        match work.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => {
+                let now = Instant::now();
+                pace.done(now - self.received.at);
+                self.answer(result, now);
+            }
+            Poll::Pending => {
+                pace.waited();
+                let server = Arc::clone(&self.server);
+                server.serving.tasks.spawn(self.wait(work, false));
+            }
+        }
+    }
+
+    /// Runs the handler in a task of its own.
+    pub(super) async fn run(self, message: Envelope) {
+        if self.server.serving.canceled.is_cancelled() {
+            // The time for draining is over and this one has not begun: another server can take it.
+            return self.responder.give_back(message);
+        }
+        let pace = &self.server.method(self.method).pace;
+        let begun = Instant::now();
+        let mut work = self.begin(message);
+        match std::future::poll_fn(|cx| Poll::Ready(work.poll(cx))).await {
+            Poll::Ready(result) => {
+                let now = Instant::now();
+                pace.done(now - begun);
+                self.answer(result, now);
+            }
+            Poll::Pending => {
+                pace.waited();
+                self.wait(work, true).await;
+            }
+        }
+    }
+
+    /// Sees a handler through that waits for something. `polled`: by this task already.
+    async fn wait(self, mut work: Work, polled: bool) {
+        self.server.waits(&self.cancel);
+        let serving = Arc::clone(&self.server.serving);
+        let mut canceled = pin!(serving.canceled.cancelled());
+        let mut ended = pin!(serving.ended.cancelled());
+        let (mut wakes, mut told) = (polled, false);
+        let result = std::future::poll_fn(|cx| {
+            if !told && canceled.as_mut().poll(cx).is_ready() {
+                told = true;
+                self.cancel.cancel();
+            }
+            // What was polled by this task already will wake it.
+            if !std::mem::take(&mut wakes)
+                && let Poll::Ready(result) = work.poll(cx)
+            {
+                return Poll::Ready(result);
+            }
+            ended.as_mut().poll(cx).map(|()| {
+                let text = "the server shut down before the request was finished";
+                Err(Status::new(StatusCode::Unavailable, text).into())
+            })
+        })
+        .await;
+        drop(work);
+        self.server.waited(&self.cancel);
+        self.answer(result, Instant::now());
+    }
+
+    /// Starts the handler, behind the middleware.
+    fn begin(&self, message: Envelope) -> Work {
+        let method = self.descriptor();
+        let Envelope {
+            data,
+            meta: Meta { headers, .. },
+        } = message;
+        let trace = TraceContext::from_headers(&headers);
+        let address = &method.address;
+        let span = tracing::info_span!("commlib.handle", %address, trace_id = tracing::field::Empty);
+        if let Some(trace) = trace.as_ref().filter(|_| !span.is_disabled()) {
+            span.record("trace_id", trace.trace_id());
+        }
+        let ending = Ending {
+            server: Arc::clone(&self.server),
+            method,
+            cancel: Arc::clone(&self.cancel),
+            redelivered: self.redelivered,
+        };
+        let future = if self.server.node.config().server_middleware.is_empty() {
+            ending.call(address.clone(), headers, self.deadline, data)
+        } else {
+            let kind = if method.oneway { Kind::Oneway } else { Kind::Call };
+            let invocation = Invocation::new(kind, address.clone(), headers, data, self.deadline);
+            async move {
+                let chain = &ending.server.node.config().server_middleware;
+                let reply = Next::new(chain, &ending).run(invocation).await?;
+                Ok(reply.body)
+            }
+            .boxed()
+        };
+        let scope = Scope {
+            deadline: Some(self.deadline),
+            trace,
+        };
+        Work {
+            future,
+            scope,
+            span,
+            method,
+        }
+    }
+
+    fn answer(self, result: HandlerResult, now: Instant) {
+        let method = self.descriptor();
+        let address = &method.address;
+        let limit = self.server.node.config().max_body;
+        let result = match result {
+            // Where the caller said how long it waits, what comes later is no success, even if it would be the first to
+            // see it: the handler may have stopped because of the deadline.
+            Ok(_) if self.has_timeout && self.deadline <= now => {
+                let text = format!("the handler of `{address}` finished after the deadline");
+                Err(Status::new(StatusCode::DeadlineExceeded, text).into())
+            }
+            Ok(body) if body.len() > limit => {
+                let size = body.len();
+                tracing::error!(%address, size, limit, "a reply is over the limit and was not sent");
+                let text = format!("the reply has {size} bytes, over the server's limit of {limit}");
+                Err(Status::new(StatusCode::ResourceExhausted, text)
+                    .with_execution(Execution::Failed)
+                    .into())
+            }
+            result => result,
+        };
+        if method.oneway || !self.responder.wants_reply() {
+            if let Err(failure) = result {
+                tracing::warn!(%address, error = %describe(&failure), "a request without a reply failed");
+            }
+            return self.responder.finish();
+        }
+        let mut reply = Envelope {
+            meta: Meta {
+                timestamp: Some(self.received.micros_at(now)),
+                ..Meta::default()
+            },
+            ..Envelope::default()
+        };
+        match result {
+            Ok(body) => reply.data = body,
+            Err(failure) => reply.meta.error = Some(wire_error(failure)),
+        }
+        self.responder.reply(reply);
+    }
+}
+
+/// The end of the middleware: the handler.
+struct Ending {
+    server: Arc<Server>,
+    method: &'static MethodDescriptor,
+    cancel: Arc<Cancel>,
+    redelivered: bool,
+}
+
+impl Ending {
+    fn call(
+        &self,
+        address: Address,
+        headers: Headers,
+        deadline: Instant,
+        body: bytes::Bytes,
+    ) -> BoxFuture<'static, HandlerResult> {
+        let context = RequestContext {
+            node: self.server.node.clone(),
+            address,
+            headers,
+            deadline,
+            cancel: Arc::clone(&self.cancel),
+            redelivered: self.redelivered,
+        };
+        Arc::clone(&self.server.service).call(self.method.name, context, body)
+    }
+}
+
+impl End for Ending {
+    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
+        let Invocation {
+            address,
+            headers,
+            deadline,
+            body,
+            ..
+        } = invocation;
+        let handler = self.call(address, headers, deadline, body);
+        async move { handler.await.map(Reply::new) }.boxed()
+    }
+}
+
+/// Answers a request that does not run.
+pub(super) fn refuse(responder: Box<dyn Responder>, status: &Status) {
+    if responder.wants_reply() {
+        responder.reply(Envelope {
+            meta: Meta {
+                timestamp: Some(now_micros()),
+                error: Some(status.into()),
+                ..Meta::default()
+            },
+            ..Envelope::default()
+        });
+    } else {
+        tracing::debug!(%status, "a request that can't be answered was not run");
+        responder.finish();
+    }
+}
+
+fn describe(failure: &Failure) -> String {
+    match failure {
+        Failure::App(error) => error.message.clone(),
+        Failure::Status(status) => status.to_string(),
+        Failure::Local(error) => error.to_string(),
+    }
+}

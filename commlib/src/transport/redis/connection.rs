@@ -24,7 +24,11 @@ pub(super) const SILENCE: Duration = Duration::from_secs(2);
 /// A connection on which nothing happens is asked for a sign of life this often.
 pub(super) const IDLE: Duration = Duration::from_secs(3);
 
-const READ_CHUNK: usize = 16 * 1024;
+/// How much is read at once: little while little comes, as a message that is kept keeps the whole chunk.
+const SMALL_CHUNK: usize = 8 * 1024;
+const LARGE_CHUNK: usize = 64 * 1024;
+/// A new chunk is begun when less than this is left of one.
+const LEAST_READ: usize = 2 * 1024;
 
 /// Why a connection could not be opened.
 #[derive(Debug)]
@@ -171,11 +175,13 @@ impl Endpoint {
             reader: Reader {
                 read,
                 decoder: Decoder::new(self.largest),
-                buffer: BytesMut::with_capacity(READ_CHUNK),
+                buffer: BytesMut::with_capacity(SMALL_CHUNK),
+                chunk: SMALL_CHUNK,
                 heard: Instant::now(),
             },
             writer: write,
             client_id: 0,
+            modern: false,
         };
         let name = format!("commlib:{role}:{}", self.node_id);
         let mut words: Vec<&[u8]> = vec![b"HELLO", b"3"];
@@ -200,11 +206,16 @@ impl Endpoint {
         link.write(&out).await.map_err(silent)?;
         match link.reader.next().await.map_err(silent)? {
             Value::Array(hello) => {
-                link.client_id = hello
-                    .chunks_exact(2)
-                    .find(|pair| pair[0].as_str() == Some("id"))
-                    .and_then(|pair| pair[1].as_int())
-                    .unwrap_or(0);
+                let said = |name| {
+                    let mut pairs = hello.chunks_exact(2);
+                    pairs
+                        .find(|pair| pair[0].as_str() == Some(name))
+                        .map(|pair| &pair[1])
+                };
+                link.client_id = said("id").and_then(Value::as_int).unwrap_or(0);
+                link.modern = said("version")
+                    .and_then(|version| version.as_str()?.split('.').next()?.parse::<u32>().ok())
+                    .is_some_and(|major| major >= 7);
             }
             Value::Error(error) => return Err(self.refused(&error)),
             _ => return Err(OpenError::Unreachable("it is not a Redis server".into())),
@@ -306,6 +317,8 @@ pub(super) struct Link {
     pub(super) writer: WriteHalf,
     /// The broker's number of this connection.
     pub(super) client_id: i64,
+    /// Whether it has what came with Redis 7: `BLMPOP`, and `PEXPIRE` with conditions.
+    pub(super) modern: bool,
 }
 
 impl Link {
@@ -342,6 +355,8 @@ pub(super) struct Reader {
     read: ReadHalf,
     decoder: Decoder,
     buffer: BytesMut,
+    /// How large the next chunk is.
+    chunk: usize,
     /// When bytes last came.
     pub(super) heard: Instant,
 }
@@ -353,9 +368,17 @@ impl Reader {
             if let Some(value) = self.ready()? {
                 return Ok(value);
             }
-            self.buffer.reserve(READ_CHUNK);
-            if self.read.read_buf(&mut self.buffer).await? == 0 {
+            let lacks = self.decoder.lacks(self.buffer.len());
+            if self.buffer.capacity() - self.buffer.len() < lacks.max(LEAST_READ) {
+                self.buffer.reserve(lacks.max(self.chunk));
+            }
+            let room = self.buffer.capacity() - self.buffer.len();
+            let count = self.read.read_buf(&mut self.buffer).await?;
+            if count == 0 {
                 return Err(LinkError("the broker closed the connection".into()));
+            }
+            if count == room {
+                self.chunk = LARGE_CHUNK;
             }
             self.heard = Instant::now();
         }

@@ -1,36 +1,43 @@
 //! Taking requests from work queues.
 //!
 //! One blocking connection and one task per consumer. A pop is written only while permits are held for all that it can
-//! bring. Replies go out on the writer's connection, so that none waits for a pop to return.
+//! bring. The replies that are ready by then go out in the same write; all others on the writer's connection, so that
+//! none waits for a pop to return.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use redis::ServerError;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Life;
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::delivery::Popped;
-use super::encode::presence_key;
+use super::encode::{Groups, encode_replies};
 use super::fault;
 use super::handle::Handle;
 use super::inbox::BLOCK;
+use super::jobs::{self, Flight, Job, Load, Reply};
+use super::outbox::Outbox;
+use super::pop;
+use super::presence::{Presence, regular};
 use super::resp::{self, Value};
-use super::scripts::{Script, Scripts};
+use super::scripts::Scripts;
+use crate::address::Address;
 use crate::transport::backoff::Backoff;
 use crate::transport::{ConsumeSpec, Consumer, Delivery, TransportError};
 
 /// Requests taken at once.
 const BATCH: usize = 64;
-/// How often a consumer says that it is there.
-const PRESENCE_EVERY: Duration = Duration::from_secs(3);
-/// How long that holds, in ms.
-const PRESENCE_MS: &str = "10000";
+/// How often the handlers of a batch get their turn before their replies are left to the writer.
+const TURNS: usize = 2;
+/// A write buffer is kept up to this size.
+const LARGEST_KEPT: usize = 64 * 1024;
 /// How long a work queue is left alone whose key is of another type.
 const WRONG_TYPE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -39,8 +46,7 @@ pub(super) struct ConsumerTask {
     endpoint: Arc<Endpoint>,
     handle: Arc<Handle>,
     spec: ConsumeSpec,
-    /// Names this consumer in the presence of its addresses.
-    member: String,
+    presence: Presence,
     stop: CancellationToken,
     /// For the responders, whose replies still go out when this consumer is gone.
     life: Weak<DropGuard>,
@@ -50,6 +56,11 @@ pub(super) struct ConsumerTask {
     paused: Vec<Option<Instant>>,
     /// The address that the next pop looks at first.
     turn: usize,
+    outbox: Arc<Outbox>,
+    /// Kept for the next write.
+    out: Vec<u8>,
+    /// When to look whether the broker is silent.
+    watch: Interval,
 }
 
 enum End {
@@ -81,15 +92,22 @@ impl ConsumerTask {
         let count = spec.addresses.len();
         Self {
             endpoint,
-            handle,
+            presence: Presence::new(Arc::clone(&handle), &spec.addresses, member),
             spec,
-            member,
             stop,
             life,
             backlog: vec![0; count],
             paused: vec![None; count],
             turn: 0,
+            outbox: Arc::new(Outbox::new(Arc::clone(&handle))),
+            out: Vec::new(),
+            watch: regular(Duration::from_millis(500)),
+            handle,
         }
+    }
+
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Opens the connection and makes sure that the addresses may be read.
@@ -121,27 +139,6 @@ impl ConsumerTask {
         Ok(Ready { link, scripts })
     }
 
-    pub(super) fn presence_keys(&self) -> Vec<String> {
-        self.spec
-            .addresses
-            .iter()
-            .map(|address| presence_key(address.as_str()))
-            .collect()
-    }
-
-    pub(super) fn presence_arguments(&self) -> Vec<Bytes> {
-        vec![self.member.clone().into(), PRESENCE_MS.into()]
-    }
-
-    fn announce(&self) {
-        self.handle.call(
-            "announce a server",
-            Script::Presence,
-            self.presence_keys(),
-            &[&self.member, PRESENCE_MS],
-        );
-    }
-
     /// Runs until it is stopped, on one connection after the other.
     pub(super) async fn run(mut self, ready: Ready, ended: watch::Sender<bool>) {
         let stop = self.stop.clone();
@@ -165,7 +162,7 @@ impl ConsumerTask {
                 }
             }
         }
-        self.leave().await;
+        self.presence.leave().await;
         ended.send_replace(true);
     }
 
@@ -175,28 +172,10 @@ impl ConsumerTask {
             tokio::time::sleep(backoff.next_delay()).await;
             match self.open().await {
                 Ok(ready) => {
-                    self.announce();
+                    self.presence.announce();
                     return ready;
                 }
                 Err(error) => tracing::debug!(service = self.spec.service, ?error, "a server cannot connect"),
-            }
-        }
-    }
-
-    /// Takes back the presence, so that callers learn at once that nobody serves.
-    async fn leave(&self) {
-        let mut removals = Vec::new();
-        for key in self.presence_keys() {
-            removals.push(async move {
-                let words: [&[u8]; 3] = [b"ZREM", key.as_bytes(), self.member.as_bytes()];
-                self.handle
-                    .ask(Duration::from_secs(1), "take back a presence", &words)
-                    .await
-            });
-        }
-        for result in futures_util::future::join_all(removals).await {
-            if let Err(error) = result {
-                tracing::debug!(%error, "a presence runs out by itself");
             }
         }
     }
@@ -213,40 +192,132 @@ impl ConsumerTask {
             mut link,
             mut scripts,
         } = ready;
-        let stop = self.stop.clone();
-        let mut presence = interval(PRESENCE_EVERY);
-        presence.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        presence.tick().await;
-        let mut pop = Vec::new();
-        loop {
-            let mut permits = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Err(End::Stopped),
-                permits = permits(&self.spec) => permits.ok_or(End::Stopped)?,
-                _ = presence.tick() => {
-                    self.announce();
-                    continue;
-                }
-            };
-            let order = self.order();
-            if order.is_empty() {
-                drop(permits);
-                tokio::select! {
-                    () = stop.cancelled() => return Err(End::Stopped),
-                    () = tokio::time::sleep(Duration::from_secs(1)) => self.announce(),
-                }
-                continue;
+        let mut flights = VecDeque::new();
+        let end = loop {
+            if let Err(end) = self.round(&mut link, &mut scripts, &mut flights).await {
+                break end;
             }
-            pop.clear();
-            let answers = self.pop(&order, permits.len(), &scripts, &mut pop);
-            match tokio::time::timeout(SILENCE, link.write(&pop)).await {
-                Ok(result) => result?,
-                Err(_) => return Err(LinkError::silent().into()),
-            }
-            let popped = self.popped(&mut link, answers, &mut presence).await?;
-            self.hand_out(popped, &order, &mut permits, &mut scripts, &mut link)
-                .await?;
+        };
+        // A reply that comes twice finds its call answered.
+        let unanswered = flights.into_iter().flat_map(|flight| flight.load.lost("", true));
+        let unwritten = self.outbox.close().into_iter().map(Job::Reply);
+        for job in unanswered.chain(unwritten) {
+            self.handle.queue(job);
         }
+        Err(end)
+    }
+
+    /// Writes the replies that are there and a pop, and hands out what it brings.
+    async fn round(
+        &mut self,
+        link: &mut Link,
+        scripts: &mut Scripts,
+        flights: &mut VecDeque<Flight>,
+    ) -> Result<(), End> {
+        let mut replies = Groups::new(|reply: &Reply| reply.list.as_str());
+        let mut permits = Vec::new();
+        for mut reply in self.outbox.close() {
+            // The broker gets the reply before the pop, so its permit is free by then.
+            permits.extend(reply.permit.take());
+            let bytes = reply.item.len();
+            replies.add(reply, bytes);
+        }
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let now = Instant::now();
+        encode_replies(replies, &mut out, |load, _, answers| {
+            flights.push_back(Flight::new(load, 0, now, answers));
+        });
+        if !self.permits(&mut permits).await? {
+            self.out = out;
+            return Ok(());
+        }
+        let order = self.order();
+        let addresses: Vec<Address> = order
+            .iter()
+            .map(|index| self.spec.addresses[*index].clone())
+            .collect();
+        let keys: Vec<&str> = addresses.iter().map(Address::as_str).collect();
+        let answers = if keys.is_empty() {
+            drop(std::mem::take(&mut permits));
+            0
+        } else {
+            pop::encode(&keys, permits.len(), link.modern, scripts, &mut out)
+        };
+        match tokio::time::timeout(SILENCE, link.write(&out)).await {
+            Ok(result) => result?,
+            Err(_) => return Err(LinkError::silent().into()),
+        }
+        out.shrink_to(LARGEST_KEPT);
+        self.out = out;
+        let answers = self.answers(link, flights, answers).await?;
+        if keys.is_empty() {
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => self.presence.announce(),
+            }
+            return Ok(());
+        }
+        let popped = pop::decode(answers, &keys, link.modern).ok_or_else(LinkError::unexpected)?;
+        if popped.nothing {
+            self.backlog_is_gone(&order);
+        }
+        let batch = self.outbox.open(popped.items.len());
+        for (place, item) in popped.items {
+            match permits.pop() {
+                Some(permit) => self.deliver(order[place], item, permit, batch),
+                None => self.outbox.finished(batch),
+            }
+        }
+        drop(permits);
+        for _ in 0..TURNS {
+            if self.outbox.left() == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        match popped.error {
+            Some(error) if fault::is_unknown_script(&error) => scripts.forget(),
+            Some(error) => {
+                // The replies do not wait for what comes now.
+                for reply in self.outbox.close() {
+                    self.handle.queue(Job::Reply(reply));
+                }
+                self.refused(&error, link).await?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Adds permits until there are enough for a pop, at least one. Nothing, if something else had to be done first.
+    async fn permits(&mut self, permits: &mut Vec<OwnedSemaphorePermit>) -> Result<bool, End> {
+        if permits.is_empty() {
+            // No reply is waiting either: each comes with a permit.
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(End::Stopped),
+                permit = Arc::clone(&self.spec.permits).acquire_owned() => permits.push(permit.map_err(|_| End::Stopped)?),
+                _ = self.presence.due.tick() => {
+                    self.presence.announce();
+                    return Ok(false);
+                }
+            }
+        } else if self.stop.is_cancelled() {
+            return Err(End::Stopped);
+        } else if self.presence.due.tick().now_or_never().is_some() {
+            self.presence.announce();
+        }
+        let more = self.spec.permits.available_permits();
+        let more = u32::try_from(more.min(BATCH.saturating_sub(permits.len()))).unwrap_or(0);
+        if more > 0
+            && let Ok(mut many) = Arc::clone(&self.spec.permits).try_acquire_many_owned(more)
+        {
+            while let Some(one) = many.split(1) {
+                permits.push(one);
+            }
+        }
+        Ok(true)
     }
 
     /// The addresses to pop from, another one first each time.
@@ -260,46 +331,36 @@ impl ConsumerTask {
             .collect()
     }
 
-    /// Appends the commands of a pop; how many answers they have.
-    fn pop(&self, order: &[usize], permits: usize, scripts: &Scripts, pop: &mut Vec<u8>) -> usize {
-        let keys: Vec<&str> = order
-            .iter()
-            .map(|index| self.spec.addresses[*index].as_str())
-            .collect();
-        redis::cmd("BLPOP")
-            .arg(&keys)
-            .arg(BLOCK.as_secs())
-            .write_packed_command(pop);
-        // What else is there at once, as far as the permits reach.
-        match (permits - 1, keys.as_slice()) {
-            (0, _) => return 1,
-            (more, [key]) => redis::cmd("LPOP").arg(*key).arg(more).write_packed_command(pop),
-            (more, keys) => scripts
-                .call(Script::Drain, keys)
-                .arg(more)
-                .write_packed_command(pop),
-        }
-        2
-    }
-
     /// Waits for the answers of a pop. A stop shortens the wait; what was popped nevertheless is still handled.
-    async fn popped(
-        &self,
+    async fn answers(
+        &mut self,
         link: &mut Link,
+        flights: &mut VecDeque<Flight>,
         count: usize,
-        presence: &mut tokio::time::Interval,
     ) -> Result<Vec<Value>, End> {
-        let deadline = Instant::now() + BLOCK + SILENCE;
+        let asked = Instant::now();
         let mut answers = Vec::with_capacity(count);
-        let mut unblock = interval(Duration::from_millis(50));
-        while answers.len() < count {
+        let mut unblock = None;
+        while answers.len() < count || !flights.is_empty() {
             tokio::select! {
                 biased;
-                value = link.reader.next() => answers.push(value?),
-                _ = unblock.tick(), if self.stop.is_cancelled() => self.unblock(link.client_id),
-                () = self.stop.cancelled(), if !self.stop.is_cancelled() => {}
-                _ = presence.tick(), if !self.stop.is_cancelled() => self.announce(),
-                () = sleep_until(deadline) => return Err(LinkError::silent().into()),
+                value = link.reader.next() => {
+                    let value = value?;
+                    match flights.front_mut() {
+                        None => answers.push(value),
+                        Some(flight) => if let Some(answer) = flight.hears(value)
+                            && let Some(Load::Replies(groups)) = flights.pop_front().map(|flight| flight.load)
+                        {
+                            jobs::replied(&groups, &answer);
+                        }
+                    }
+                }
+                () = self.stop.cancelled(), if unblock.is_none() => unblock = Some(interval(Duration::from_millis(50))),
+                () = again(&mut unblock) => self.unblock(link.client_id),
+                _ = self.presence.due.tick(), if unblock.is_none() => self.presence.announce(),
+                _ = self.watch.tick() => if asked.elapsed() > BLOCK + SILENCE {
+                    return Err(LinkError::silent().into());
+                }
             }
         }
         Ok(answers)
@@ -312,62 +373,11 @@ impl ConsumerTask {
             &mut command,
             &[b"CLIENT", b"UNBLOCK", client.to_string().as_bytes()],
         );
-        self.handle.queue(super::jobs::Job::Ask(super::jobs::Ask {
+        self.handle.queue(Job::Ask(jobs::Ask {
             command,
             what: "stop a blocking pop",
             done: Some(tokio::sync::oneshot::channel().0),
         }));
-    }
-
-    async fn hand_out(
-        &mut self,
-        popped: Vec<Value>,
-        order: &[usize],
-        permits: &mut Vec<OwnedSemaphorePermit>,
-        scripts: &mut Scripts,
-        link: &mut Link,
-    ) -> Result<(), End> {
-        let mut answers = popped.into_iter();
-        match answers.next() {
-            Some(Value::Array(pair)) => {
-                let mut pair = pair.into_iter();
-                if let (Some(list), Some(item)) = (pair.next(), pair.next()) {
-                    let index = order
-                        .iter()
-                        .find(|index| list.as_str() == Some(self.spec.addresses[**index].as_str()));
-                    if let (Some(index), Some(permit)) = (index, permits.pop()) {
-                        self.deliver(*index, item, permit);
-                    }
-                }
-            }
-            Some(Value::Nil) => self.backlog_is_gone(order),
-            Some(Value::Error(error)) => self.refused(&error, link).await?,
-            _ => return Err(LinkError::unexpected().into()),
-        }
-        match answers.next() {
-            Some(Value::Array(items)) if order.len() == 1 => {
-                for item in items {
-                    if let Some(permit) = permits.pop() {
-                        self.deliver(order[0], item, permit);
-                    }
-                }
-            }
-            Some(Value::Array(items)) => {
-                let mut items = items.into_iter();
-                while let (Some(list), Some(item)) = (items.next(), items.next()) {
-                    let index = list
-                        .as_int()
-                        .and_then(|index| usize::try_from(index).ok()?.checked_sub(1))
-                        .and_then(|index| order.get(index));
-                    if let (Some(index), Some(permit)) = (index, permits.pop()) {
-                        self.deliver(*index, item, permit);
-                    }
-                }
-            }
-            Some(Value::Error(error)) if fault::is_unknown_script(&error) => scripts.forget(),
-            _ => {}
-        }
-        Ok(())
     }
 
     fn backlog_is_gone(&mut self, order: &[usize]) {
@@ -414,11 +424,12 @@ impl ConsumerTask {
         Ok(())
     }
 
-    fn deliver(&mut self, index: usize, item: Value, permit: OwnedSemaphorePermit) {
+    fn deliver(&mut self, index: usize, item: Value, permit: OwnedSemaphorePermit, batch: u64) {
         let waited = self.backlog[index] > 0;
         self.backlog[index] -= i64::from(waited);
         let taken = Popped {
-            handle: &self.handle,
+            outbox: &self.outbox,
+            batch,
             life: self.life.upgrade(),
             address: &self.spec.addresses[index],
             max_body: self.spec.max_body,
@@ -443,16 +454,14 @@ pub(super) enum OpenFailure {
     Refused(TransportError),
 }
 
-/// As many permits as there are, one at least.
-async fn permits(spec: &ConsumeSpec) -> Option<Vec<OwnedSemaphorePermit>> {
-    let first = Arc::clone(&spec.permits).acquire_owned().await.ok()?;
-    let mut permits = vec![first];
-    while permits.len() < BATCH
-        && let Ok(permit) = Arc::clone(&spec.permits).try_acquire_owned()
-    {
-        permits.push(permit);
+/// The next try to end a blocking pop, once there is one to end.
+async fn again(unblock: &mut Option<Interval>) {
+    match unblock {
+        Some(unblock) => {
+            unblock.tick().await;
+        }
+        None => std::future::pending().await,
     }
-    Some(permits)
 }
 
 /// The handle that the layer above keeps.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Life;
-use super::handle::Handle;
+use super::outbox::Outbox;
 use super::resp::Value;
 use super::responder::{RedisResponder, Route};
 use super::salvage;
@@ -19,7 +19,9 @@ const STALE: Duration = Duration::from_secs(60);
 
 /// Where an item was popped.
 pub(super) struct Popped<'a> {
-    pub(super) handle: &'a Arc<Handle>,
+    pub(super) outbox: &'a Arc<Outbox>,
+    /// The batch that it came in.
+    pub(super) batch: u64,
     pub(super) life: Option<Life>,
     pub(super) address: &'a Address,
     pub(super) max_body: usize,
@@ -43,14 +45,14 @@ impl Popped<'_> {
                         Dialect::CommlibPy => message.meta.correlation_id.clone(),
                     };
                     let reply_to = message.meta.reply_to.as_deref();
-                    let route = Route::new(reply_to, Some(dialect), correlation_id, self.handle);
+                    let route = Route::new(reply_to, Some(dialect), correlation_id, &self.outbox.handle);
                     let size = message.data.len();
                     let taken = if size > self.max_body {
                         Taken::TooLarge { size }
                     } else if reply_to.is_some() && route.is_none() {
                         Taken::Malformed(Malformed::forged())
                     } else {
-                        self.handle.clock.read(&mut message.meta);
+                        self.outbox.handle.clock.read(&mut message.meta);
                         Taken::Message(message)
                     };
                     (taken, route, Some(item))
@@ -67,17 +69,22 @@ impl Popped<'_> {
             _ => return None,
         };
         let address = self.address.clone();
-        let handle = Arc::clone(self.handle);
-        let responder = RedisResponder::new(handle, self.life, address, item, route, permit);
+        let outbox = Arc::clone(self.outbox);
+        let responder = RedisResponder::new(outbox, self.batch, self.life, address, item, route, permit);
         Some((taken, responder))
     }
 
     fn route_of(&self, malformed: &mut Malformed) -> Option<Route> {
         let correlation_id = malformed.correlation_id.take();
-        Route::new(malformed.reply_to.as_deref(), None, correlation_id, self.handle)
+        Route::new(
+            malformed.reply_to.as_deref(),
+            None,
+            correlation_id,
+            &self.outbox.handle,
+        )
     }
 
     fn is_stale(&self, timestamp: Option<u64>) -> bool {
-        timestamp.is_some_and(|sent| self.handle.clock.since(sent) > STALE)
+        timestamp.is_some_and(|sent| self.outbox.handle.clock.since(sent) > STALE)
     }
 }

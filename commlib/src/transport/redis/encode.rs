@@ -3,6 +3,8 @@
 use super::jobs::{Ask, Call, Job, Load, Origin, Push, Reply};
 use super::resp;
 use super::scripts::{Script, Scripts};
+use super::standing::Standings;
+use crate::transport::TransportError;
 
 /// How long a reply list lives after the last reply, in ms: its requester takes replies at once or is gone.
 pub(super) const REPLY_LIST_MS: i64 = 30_000;
@@ -20,132 +22,216 @@ pub(super) fn presence_key(address: &str) -> String {
     format!("commlib:presence:{address}")
 }
 
-/// Appends jobs to `out`, all or as many of the first as are enough for one write, and hands each command's load to
-/// `fly`, with the length of `out` at the end of the command.
-pub(super) fn encode(
-    jobs: &mut Vec<Job>,
-    scripts: &Scripts,
-    wake: Option<&str>,
+/// What it takes to encode jobs.
+pub(super) struct Encoder<'a> {
+    pub(super) scripts: &'a Scripts,
+    /// In the dialect of commlib-py, the list that wakes the inbox.
+    pub(super) wake: Option<&'a str>,
+    /// Where the broker has the commands for plain pushes.
+    pub(super) standings: Option<&'a mut Standings>,
+    pub(super) out: &'a mut Vec<u8>,
+}
+
+impl Encoder<'_> {
+    /// Appends jobs, all or as many of the first as are enough for one write, and hands each load to `fly`, with the
+    /// length of what is written by its end and the number of its answers.
+    pub(super) fn encode(&mut self, jobs: &mut Vec<Job>, mut fly: impl FnMut(Load, usize, usize)) {
+        let mut bytes = 0;
+        let count = jobs.iter().take_while(|job| {
+            let enough = bytes > WRITE;
+            bytes += job.size();
+            !enough
+        });
+        let count = count.count();
+        let mut pushes = Groups::new(|push: &Push| push.address.as_str());
+        let mut replies = Groups::new(|reply: &Reply| reply.list.as_str());
+        for job in jobs.drain(..count) {
+            match job {
+                Job::Push(push) => {
+                    let bytes = push.item.len();
+                    pushes.add(push, bytes);
+                }
+                Job::Reply(reply) => {
+                    let bytes = reply.item.len();
+                    replies.add(reply, bytes);
+                }
+                Job::Publish { channel, body, done } => {
+                    resp::command(self.out, &[b"PUBLISH", channel.as_str().as_bytes(), &body]);
+                    fly(Load::Publish { channel, done }, self.out.len(), 1);
+                }
+                Job::GiveBack(given) => {
+                    self.scripts
+                        .begin(self.out, Script::GiveBack, &[given.list.as_str()], 2);
+                    resp::number(self.out, GIVEN_BACK_MS);
+                    resp::word(self.out, &given.item);
+                    fly(Load::GiveBack(given), self.out.len(), 1);
+                }
+                Job::Ask(Ask { command, what, done }) => {
+                    self.out.extend_from_slice(&command);
+                    fly(Load::Ask { what, done }, self.out.len(), 1);
+                }
+                Job::Call(call) => {
+                    script_call(&call, self.scripts, self.out);
+                    fly(Load::Call(call), self.out.len(), 1);
+                }
+            }
+        }
+        let mut call_lists = false;
+        for group in pushes.groups {
+            call_lists |= group
+                .iter()
+                .any(|push| matches!(push.origin, Origin::Call { calls: Some(_), .. }));
+            self.push(group, &mut fly);
+        }
+        // After the requests, so that the inbox looks for their replies.
+        if let Some(wake) = self.wake.filter(|_| call_lists) {
+            let call = Call {
+                script: Script::Wake,
+                keys: vec![wake.to_owned()],
+                arguments: vec![REPLY_LIST_MS.to_string().into(), "1".into()],
+                what: "wake the inbox",
+                done: None,
+            };
+            script_call(&call, self.scripts, self.out);
+            fly(Load::Call(call), self.out.len(), 1);
+        }
+        encode_replies(replies, self.out, fly);
+    }
+
+    /// Appends the push of a group to one work queue.
+    fn push(&mut self, pushes: Vec<Push>, fly: &mut impl FnMut(Load, usize, usize)) {
+        let Some(first) = pushes.first() else { return };
+        let address = first.address.as_str();
+        // Servers that run commlib-py leave no sign of their presence.
+        let look = self.wake.is_none();
+        let longest = pushes.iter().map(|push| push.time_to_live).max();
+        let mut longest = longest.unwrap_or(GIVEN_BACK_MS);
+        if !look {
+            // Their requests have no time to live, and share the list: ours must not take them along too soon.
+            longest = longest.max(GIVEN_BACK_MS);
+        }
+        let presence = presence_key(address);
+        let out = &mut *self.out;
+        if let Some(standings) = &mut self.standings
+            && standings.send(address, pushes.len())
+        {
+            resp::command(out, &[b"MULTI"]);
+            resp::begin(out, 2 + pushes.len());
+            resp::word(out, b"RPUSH");
+            resp::word(out, address.as_bytes());
+            for push in &pushes {
+                resp::word(out, &push.item);
+            }
+            // Sets a time to live where there is none, and raises one that is shorter.
+            for condition in [b"NX", b"GT"] {
+                resp::begin(out, 4);
+                resp::word(out, b"PEXPIRE");
+                resp::word(out, address.as_bytes());
+                resp::number(out, longest);
+                resp::word(out, condition);
+            }
+            if look {
+                let words: [&[u8]; 6] = [b"ZRANGE", presence.as_bytes(), b"0", b"0", b"REV", b"WITHSCORES"];
+                resp::command(out, &words);
+                resp::command(out, &[b"TIME"]);
+            }
+            resp::command(out, &[b"EXEC"]);
+            let answers = if look { 7 } else { 5 };
+            let load = Load::PlainPushes { pushes, looked: look };
+            return fly(load, out.len(), answers);
+        }
+        self.scripts
+            .begin(out, Script::Push, &[presence.as_str(), address], 3 + pushes.len());
+        resp::word(out, if look { b"1" } else { b"0" });
+        resp::number(out, longest);
+        resp::number(out, super::QUEUE_LIMIT);
+        for push in &pushes {
+            resp::word(out, &push.item);
+        }
+        fly(Load::Pushes(pushes), out.len(), 1);
+    }
+
+    /// Appends the taking back of pushes to one work queue.
+    pub(super) fn withdraw(
+        &mut self,
+        pushes: Vec<Push>,
+        error: TransportError,
+        mut fly: impl FnMut(Load, usize, usize),
+    ) {
+        let Some(first) = pushes.first() else { return };
+        let address = first.address.as_str();
+        self.scripts
+            .begin(self.out, Script::Withdraw, &[address], pushes.len());
+        for push in &pushes {
+            resp::word(self.out, &push.item);
+        }
+        fly(Load::Withdrawal(pushes, error), self.out.len(), 1);
+    }
+}
+
+/// Appends replies, each with the time to live of its list in one step, so that nothing remains of a requester that is
+/// gone.
+pub(super) fn encode_replies(
+    replies: Groups<Reply>,
     out: &mut Vec<u8>,
-    mut fly: impl FnMut(Load, usize),
+    mut fly: impl FnMut(Load, usize, usize),
 ) {
-    let mut bytes = 0;
-    let count = jobs.iter().take_while(|job| {
-        let enough = bytes > WRITE;
-        bytes += job.size();
-        !enough
-    });
-    let count = count.count();
-    let mut pushes = Groups::new(|push: &Push| push.address.as_str());
-    let mut replies = Groups::new(|reply: &Reply| reply.list.as_str());
-    for job in jobs.drain(..count) {
-        match job {
-            Job::Push(push) => {
-                let bytes = push.item.len();
-                pushes.add(push, bytes);
-            }
-            Job::Reply(reply) => {
-                let bytes = reply.item.len();
-                replies.add(reply, bytes);
-            }
-            Job::Publish { channel, body, done } => {
-                resp::command(out, &[b"PUBLISH", channel.as_str().as_bytes(), &body]);
-                fly(Load::Publish { channel, done }, out.len());
-            }
-            Job::GiveBack(given) => {
-                let mut call = scripts.call(Script::GiveBack, &[given.list.as_str()]);
-                call.arg(GIVEN_BACK_MS).arg(given.item.as_ref());
-                call.write_packed_command(out);
-                fly(Load::GiveBack(given), out.len());
-            }
-            Job::Ask(Ask { command, what, done }) => {
-                out.extend_from_slice(&command);
-                fly(Load::Ask { what, done }, out.len());
-            }
-            Job::Call(call) => {
-                script_call(&call, scripts, out);
-                fly(Load::Call(call), out.len());
-            }
-        }
-    }
-    let mut call_lists = false;
-    for group in pushes.groups {
-        call_lists |= push_group(&group, scripts, wake.is_some(), out);
-        fly(Load::Pushes(group), out.len());
-    }
-    // After the requests, so that the inbox looks for their replies.
-    if let Some(wake) = wake.filter(|_| call_lists) {
-        let call = Call {
-            script: Script::Reply,
-            keys: vec![wake.to_owned()],
-            arguments: vec![REPLY_LIST_MS.to_string().into(), "1".into()],
-            what: "wake the inbox",
-            done: None,
-        };
-        script_call(&call, scripts, out);
-        fly(Load::Call(call), out.len());
-    }
-    for group in replies.groups {
-        if let Some(reply) = group.first() {
-            let mut call = scripts.call(Script::Reply, &[reply.list.as_str()]);
-            call.arg(REPLY_LIST_MS);
+    let mut groups = replies.groups.into_iter().peekable();
+    while groups.peek().is_some() {
+        let (mut step, mut items, start) = (Vec::new(), 0, out.len());
+        resp::command(out, &[b"MULTI"]);
+        while items < GROUP
+            && out.len() - start < GROUP_BYTES
+            && let Some(group) = groups.next()
+        {
+            let Some(list) = group.first().map(|reply| reply.list.as_bytes()) else {
+                continue;
+            };
+            resp::begin(out, 2 + group.len());
+            resp::word(out, b"RPUSH");
+            resp::word(out, list);
             for reply in &group {
-                call.arg(reply.item.as_ref());
+                resp::word(out, &reply.item);
             }
-            call.write_packed_command(out);
+            resp::begin(out, 3);
+            resp::word(out, b"PEXPIRE");
+            resp::word(out, list);
+            resp::number(out, REPLY_LIST_MS);
+            items += group.len();
+            step.push(group);
         }
-        fly(Load::Replies(group), out.len());
+        resp::command(out, &[b"EXEC"]);
+        let answers = 2 + 2 * step.len();
+        fly(Load::Replies(step), out.len(), answers);
     }
 }
 
 fn script_call(call: &Call, scripts: &Scripts, out: &mut Vec<u8>) {
     let keys: Vec<&str> = call.keys.iter().map(String::as_str).collect();
-    let mut command = scripts.call(call.script, &keys);
+    scripts.begin(out, call.script, &keys, call.arguments.len());
     for argument in &call.arguments {
-        command.arg(argument.as_ref());
+        resp::word(out, argument);
     }
-    command.write_packed_command(out);
-}
-
-/// Appends the push of a group to one work queue; whether one of them has a reply list of its own.
-fn push_group(group: &[Push], scripts: &Scripts, plain: bool, out: &mut Vec<u8>) -> bool {
-    let Some(first) = group.first() else { return false };
-    let address = first.address.as_str();
-    let presence = presence_key(address);
-    let mut call = scripts.call(Script::Push, &[presence.as_str(), address]);
-    // Servers that run commlib-py leave no sign of their presence.
-    call.arg(if plain { "0" } else { "1" });
-    let longest = group.iter().map(|push| push.time_to_live).max();
-    let longest = longest.unwrap_or(GIVEN_BACK_MS);
-    // Their requests have no time to live, and share the list: ours must not take them along too soon.
-    call.arg(if plain {
-        longest.max(GIVEN_BACK_MS)
-    } else {
-        longest
-    })
-    .arg(super::QUEUE_LIMIT);
-    for push in group {
-        call.arg(push.item.as_ref());
-    }
-    call.write_packed_command(out);
-    group
-        .iter()
-        .any(|push| matches!(push.origin, Origin::Call { calls: Some(_), .. }))
 }
 
 /// The jobs that a load was made of.
 pub(super) fn jobs_of(load: Load) -> Vec<Job> {
     match load {
         Load::Pushes(pushes) => pushes.into_iter().map(Job::Push).collect(),
-        Load::Replies(replies) => replies.into_iter().map(Job::Reply).collect(),
         Load::GiveBack(given) => vec![Job::GiveBack(given)],
         Load::Call(call) => vec![Job::Call(call)],
-        Load::Publish { .. } | Load::Ask { .. } | Load::Time | Load::Script => Vec::new(),
+        Load::PlainPushes { .. }
+        | Load::Withdrawal(..)
+        | Load::Replies(_)
+        | Load::Publish { .. }
+        | Load::Ask { .. }
+        | Load::Time
+        | Load::Script => Vec::new(),
     }
 }
 
 /// Jobs by where they go, in the order of the first of each.
-struct Groups<T> {
+pub(super) struct Groups<T> {
     groups: Vec<Vec<T>>,
     /// How many bytes of items are in each.
     bytes: Vec<usize>,
@@ -153,7 +239,7 @@ struct Groups<T> {
 }
 
 impl<T> Groups<T> {
-    fn new(key: fn(&T) -> &str) -> Self {
+    pub(super) fn new(key: fn(&T) -> &str) -> Self {
         Self {
             groups: Vec::new(),
             bytes: Vec::new(),
@@ -163,7 +249,7 @@ impl<T> Groups<T> {
 
     /// Looks only at the latest groups: a batch to many places gains little from grouping and must not be searched
     /// through for each item.
-    fn add(&mut self, item: T, bytes: usize) {
+    pub(super) fn add(&mut self, item: T, bytes: usize) {
         let key = self.key;
         let groups = self.groups.iter_mut().zip(&mut self.bytes).rev().take(16);
         let open = groups

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::encode::REPLY_LIST_MS;
 use super::handle::Handle;
+use super::pop;
 use super::resp::{self, Value};
 use super::salvage;
 use super::scripts::{Script, Scripts};
@@ -26,11 +27,11 @@ use crate::transport::{ReplySink, TransportError, TransportErrorKind};
 
 /// How long one pop blocks. Redis notices a dead client late; what it pops for one meanwhile is lost.
 pub(super) const BLOCK: Duration = Duration::from_secs(2);
-const BLOCK_SECONDS: &str = "2";
+pub(super) const BLOCK_SECONDS: &str = "2";
 /// While there are more calls than one pop waits on, the next pop comes soon.
 const SHORT_BLOCK_SECONDS: &str = "0.02";
 /// Replies taken at once.
-const BATCH: i64 = 64;
+const BATCH: usize = 64;
 /// Lists that one pop waits on.
 const LISTS: usize = 1000;
 /// What stands in a list whose call nobody waits for any more.
@@ -211,27 +212,18 @@ impl Inbox {
 
     async fn serve(&self, mut link: Link) -> Result<(), LinkError> {
         let list = reply_list(&self.node_id);
-        let mut pop = Vec::new();
-        resp::command(&mut pop, &[b"BLPOP", list.as_bytes(), BLOCK_SECONDS.as_bytes()]);
-        resp::command(
-            &mut pop,
-            &[b"LPOP", list.as_bytes(), (BATCH - 1).to_string().as_bytes()],
-        );
+        let keys = [list.as_str()];
+        let scripts = Scripts::new();
+        let mut out = Vec::new();
+        let answers = pop::encode(&keys, BATCH, link.modern, &scripts, &mut out);
         loop {
-            for answer in link.ask(&pop, 2, BLOCK + SILENCE).await? {
-                match answer {
-                    Value::Nil => {}
-                    Value::Array(items) => {
-                        for item in items {
-                            // The first answer names the list before the item.
-                            if item.as_str() != Some(list.as_str()) {
-                                self.reply(item);
-                            }
-                        }
-                    }
-                    Value::Error(error) => return Err(refused(&error).await),
-                    _ => return Err(LinkError::unexpected()),
-                }
+            let answers = link.ask(&out, answers, BLOCK + SILENCE).await?;
+            let popped = pop::decode(answers, &keys, link.modern).ok_or_else(LinkError::unexpected)?;
+            for (_, item) in popped.items {
+                self.reply(item);
+            }
+            if let Some(error) = popped.error {
+                return Err(refused(&error).await);
             }
         }
     }
@@ -301,16 +293,16 @@ impl Inbox {
             pop.clear();
             let keys: Vec<&str> = lists.iter().map(AsRef::as_ref).collect();
             let block = if all { BLOCK_SECONDS } else { SHORT_BLOCK_SECONDS };
-            redis::cmd("BLPOP")
-                .arg(wake)
-                .arg(&keys)
-                .arg(block)
-                .write_packed_command(&mut pop);
+            resp::begin(&mut pop, 3 + keys.len());
+            resp::word(&mut pop, b"BLPOP");
+            resp::word(&mut pop, wake.as_bytes());
+            for key in &keys {
+                resp::word(&mut pop, key.as_bytes());
+            }
+            resp::word(&mut pop, block.as_bytes());
             resp::command(&mut pop, &[b"LPOP", wake.as_bytes(), b"1000"]);
-            scripts
-                .call(Script::Drain, &keys)
-                .arg(LISTS)
-                .write_packed_command(&mut pop);
+            scripts.begin(&mut pop, Script::Drain, &keys, 1);
+            resp::word(&mut pop, LISTS.to_string().as_bytes());
             let answers = link.ask(&pop, 3, BLOCK + SILENCE).await?;
             let [first, _, drained] = answers.as_slice() else {
                 return Err(LinkError::unexpected());

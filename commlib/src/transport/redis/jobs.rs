@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use redis::ServerError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
@@ -10,6 +11,7 @@ use super::fault;
 use super::inbox::Calls;
 use super::resp::Value;
 use super::scripts::Script;
+use super::standing::Standings;
 use crate::address::Address;
 use crate::error::Execution;
 use crate::transport::{Accepted, ReplySink, TransportError, TransportErrorKind};
@@ -77,7 +79,7 @@ pub(super) struct Reply {
     pub(super) item: Bytes,
     pub(super) since: Instant,
     /// Released when the broker has the reply.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A request that goes back to the head of its list.
@@ -112,12 +114,50 @@ pub(super) struct Flight {
     /// Bytes written on this connection up to its last. The broker does nothing of half a command.
     pub(super) end: u64,
     pub(super) since: Instant,
+    /// How many answers come to it. The last one tells, unless one before it was an error.
+    answers: usize,
+    error: Option<ServerError>,
     pub(super) load: Load,
 }
 
+impl Flight {
+    pub(super) fn new(load: Load, end: u64, since: Instant, answers: usize) -> Self {
+        Self {
+            end,
+            since,
+            answers,
+            error: None,
+            load,
+        }
+    }
+
+    /// Takes the next answer in; the one that tells, when it is there.
+    pub(super) fn hears(&mut self, answer: Value) -> Option<Value> {
+        self.answers = self.answers.saturating_sub(1);
+        match answer {
+            Value::Error(error) if self.answers > 0 => {
+                self.error.get_or_insert(error);
+                None
+            }
+            _ if self.answers > 0 => None,
+            answer => Some(self.error.take().map_or(answer, Value::Error)),
+        }
+    }
+}
+
 pub(super) enum Load {
+    /// To one queue, by a script that looks first.
     Pushes(Vec<Push>),
-    Replies(Vec<Reply>),
+    /// To one queue, by plain commands that look at the same time.
+    PlainPushes {
+        pushes: Vec<Push>,
+        /// Whether they looked for servers.
+        looked: bool,
+    },
+    /// Pushes that are taken back, with the reason.
+    Withdrawal(Vec<Push>, TransportError),
+    /// By reply list.
+    Replies(Vec<Vec<Reply>>),
     GiveBack(GiveBack),
     Publish {
         channel: Address,
@@ -139,18 +179,20 @@ pub(super) enum Next {
     Nothing,
     /// The broker has forgotten its scripts; nothing of this happened.
     Again(Load),
+    /// These should not have been pushed.
+    Withdraw(Vec<Push>, TransportError),
 }
 
 impl Load {
     fn uses_script(&self) -> bool {
         matches!(
             self,
-            Self::Pushes(_) | Self::Replies(_) | Self::GiveBack(_) | Self::Call(_)
+            Self::Pushes(_) | Self::Withdrawal(..) | Self::GiveBack(_) | Self::Call(_)
         )
     }
 
     /// Tells whoever asked what came of it.
-    pub(super) fn answered(self, answer: Value) -> Next {
+    pub(super) fn answered(self, answer: Value, standings: &mut Standings) -> Next {
         if let Value::Error(error) = &answer
             && fault::is_unknown_script(error)
             && self.uses_script()
@@ -158,17 +200,12 @@ impl Load {
             return Next::Again(self);
         }
         match self {
-            Self::Pushes(pushes) => pushed(pushes, &answer),
-            Self::Replies(replies) => {
-                if let (Value::Error(error), Some(reply)) = (&answer, replies.first()) {
-                    tracing::warn!(
-                        list = reply.list,
-                        replies = replies.len(),
-                        error = fault::text(error),
-                        "the broker refused replies; their callers will time out"
-                    );
-                }
+            Self::Pushes(pushes) => pushed(pushes, &answer, standings),
+            Self::PlainPushes { pushes, looked } => {
+                return plainly_pushed(pushes, looked, &answer, standings);
             }
+            Self::Withdrawal(pushes, error) => withdrawn(pushes, &error, &answer),
+            Self::Replies(groups) => replied(&groups, &answer),
             Self::GiveBack(given) => {
                 if let Value::Error(error) = &answer {
                     tracing::warn!(
@@ -214,7 +251,7 @@ impl Load {
             Execution::DidNotRun
         };
         match self {
-            Self::Pushes(pushes) => {
+            Self::Pushes(pushes) | Self::PlainPushes { pushes, .. } => {
                 for push in pushes {
                     let error = fault::lost(&format!("send to `{}`", push.address), reason, execution);
                     push.failed(error);
@@ -225,7 +262,14 @@ impl Load {
                 let _ = done.send(Err(error));
             }
             // A reply that comes twice finds its call answered. A request that comes twice would run twice.
-            Self::Replies(replies) => return replies.into_iter().map(Job::Reply).collect(),
+            Self::Replies(groups) => return groups.into_iter().flatten().map(Job::Reply).collect(),
+            // They were pushed before.
+            Self::Withdrawal(pushes, _) => {
+                for push in pushes {
+                    let what = format!("send to `{}`", push.address);
+                    push.failed(fault::lost(&what, reason, Execution::MayHaveRun));
+                }
+            }
             Self::GiveBack(given) if !written => return vec![Job::GiveBack(given)],
             Self::GiveBack(given) => {
                 tracing::warn!(address = %given.list, "a request may be lost: the connection broke while it was given back");
@@ -250,32 +294,22 @@ fn unexpected(what: &str) -> TransportError {
     )
 }
 
-fn pushed(pushes: Vec<Push>, answer: &Value) {
+fn pushed(pushes: Vec<Push>, answer: &Value, standings: &mut Standings) {
     let accepted = match answer {
         Value::Int(count) => *count,
-        Value::Error(error) => {
-            for push in pushes {
-                let error = fault::refused(&format!("send to `{}`", push.address), error);
-                push.failed(error);
-            }
-            return;
-        }
-        _ => {
-            for push in pushes {
-                push.failed(unexpected("send"));
-            }
-            return;
-        }
+        answer => return not_pushed(pushes, answer),
     };
+    if let Some(first) = pushes.first()
+        && usize::try_from(accepted).is_ok_and(|accepted| accepted == pushes.len())
+    {
+        standings.found_good(first.address.as_str());
+    }
     for (index, push) in pushes.into_iter().enumerate() {
         if i64::try_from(index).is_ok_and(|index| index < accepted) {
             push.accepted();
         } else if accepted < 0 {
-            let text = format!("nobody serves `{}`", push.address);
-            push.failed(TransportError::did_not_run(
-                TransportErrorKind::NoResponders,
-                text,
-            ));
+            let error = nobody_serves(&push.address);
+            push.failed(error);
         } else {
             let text = format!(
                 "the queue `{}` is full: {} requests wait in it; its servers are too slow or too few",
@@ -284,6 +318,123 @@ fn pushed(pushes: Vec<Push>, answer: &Value) {
             );
             push.failed(TransportError::did_not_run(TransportErrorKind::QueueFull, text));
         }
+    }
+}
+
+fn nobody_serves(address: &Address) -> TransportError {
+    let text = format!("nobody serves `{address}`");
+    TransportError::did_not_run(TransportErrorKind::NoResponders, text)
+}
+
+/// The broker answered a push with no number.
+fn not_pushed(pushes: Vec<Push>, answer: &Value) {
+    for push in pushes {
+        let error = match answer {
+            Value::Error(error) => fault::refused(&format!("send to `{}`", push.address), error),
+            _ => unexpected("send"),
+        };
+        push.failed(error);
+    }
+}
+
+fn plainly_pushed(pushes: Vec<Push>, looked: bool, answer: &Value, standings: &mut Standings) -> Next {
+    let Some(address) = pushes.first().map(|push| push.address.clone()) else {
+        return Next::Nothing;
+    };
+    // The length, two times to live, and if it looked, the presence and the time.
+    let results = match answer {
+        Value::Array(results) => results.as_slice(),
+        _ => &[],
+    };
+    let length = match results.first() {
+        Some(Value::Int(length)) => *length,
+        other => {
+            standings.forget(address.as_str());
+            not_pushed(pushes, other.unwrap_or(answer));
+            return Next::Nothing;
+        }
+    };
+    let absent = match results.get(3..) {
+        _ if !looked => None,
+        Some([Value::Error(error), ..]) => Some(fault::refused(&format!("send to `{address}`"), error)),
+        Some([presence, time, ..]) if is_present(presence, time) => None,
+        _ => Some(nobody_serves(&address)),
+    };
+    if let Some(error) = absent {
+        standings.forget(address.as_str());
+        return Next::Withdraw(pushes, error);
+    }
+    standings.pushed(address.as_str(), pushes.len(), length);
+    for push in pushes {
+        push.accepted();
+    }
+    Next::Nothing
+}
+
+/// Whether the latest time in a presence, in ms, lies after the broker's time.
+fn is_present(presence: &Value, time: &Value) -> bool {
+    let score = match presence {
+        Value::Array(pairs) => match pairs.first() {
+            Some(Value::Array(pair)) => pair.get(1).and_then(Value::as_str),
+            _ => None,
+        },
+        _ => None,
+    };
+    let part = |index: usize| match time {
+        Value::Array(parts) => parts.get(index)?.as_str()?.parse::<f64>().ok(),
+        _ => None,
+    };
+    match (
+        score.and_then(|score| score.parse::<f64>().ok()),
+        part(0),
+        part(1),
+    ) {
+        (Some(until), Some(seconds), Some(micros)) => until > seconds * 1000.0 + (micros / 1000.0).floor(),
+        _ => false,
+    }
+}
+
+fn withdrawn(pushes: Vec<Push>, error: &TransportError, answer: &Value) {
+    let found = match answer {
+        Value::Array(found) => found.as_slice(),
+        _ => &[],
+    };
+    for (index, push) in pushes.into_iter().enumerate() {
+        match found.get(index).and_then(Value::as_int) {
+            // Somebody took it: there was a server after all.
+            Some(0) => push.accepted(),
+            Some(_) => push.failed(error.clone()),
+            None => push.failed(TransportError {
+                execution: Execution::MayHaveRun,
+                ..error.clone()
+            }),
+        }
+    }
+}
+
+/// What the broker answered to replies.
+pub(super) fn replied(groups: &[Vec<Reply>], answer: &Value) {
+    let refused = |group: &[Reply], error: &ServerError| {
+        if let Some(reply) = group.first() {
+            tracing::warn!(
+                list = reply.list,
+                replies = group.len(),
+                error = fault::text(error),
+                "the broker refused replies; their callers will time out"
+            );
+        }
+    };
+    match answer {
+        Value::Error(error) => groups.iter().for_each(|group| refused(group, error)),
+        // Two results each: the push and the time to live.
+        Value::Array(results) => {
+            for (group, result) in groups.iter().zip(results.iter().step_by(2)) {
+                if let Value::Error(error) = result {
+                    refused(group, error);
+                }
+            }
+        }
+        _ => {}
     }
 }
 

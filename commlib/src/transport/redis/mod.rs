@@ -14,12 +14,16 @@ mod group;
 mod handle;
 mod inbox;
 mod jobs;
+mod outbox;
+mod pop;
+mod presence;
 mod pubsub;
 mod resp;
 mod responder;
 mod salvage;
 mod scripts;
 mod session;
+mod standing;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
@@ -44,7 +48,6 @@ use self::handle::Handle;
 use self::inbox::{Calls, Inbox};
 use self::jobs::{Call, Job, Origin, Push};
 use self::pubsub::{Command, Hub};
-use self::scripts::Script;
 use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
@@ -219,15 +222,11 @@ impl RedisTransport {
             }
             Err(_) => return Err(self.too_late(&what)),
         };
-        let keys = task.presence_keys();
-        let arguments = task.presence_arguments();
+        let announcement = task.presence().call();
         self.limited(&what, |done| {
             Job::Call(Call {
-                script: Script::Presence,
-                keys,
-                arguments,
-                what: "announce a server",
                 done: Some(done),
+                ..announcement
             })
         })
         .await?;

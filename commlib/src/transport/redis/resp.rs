@@ -1,26 +1,29 @@
-//! From bytes to values and back, by the parser and the commands of the crate `redis`.
+//! From bytes to values and back: the part of RESP3 that this transport asks for.
 //!
-//! What the crate does not do: a string over the limit of the reader is skipped while it streams in, so that no peer
-//! that put half a gigabyte into a list makes this process hold it. Both ends of it are kept, as they say whom to
-//! answer. The parser sees them as a short string with an attribute, a thing of RESP3 that no string can forge.
-
-use std::io::{self, Read};
+//! Strings are slices of the read buffer, so that a body is not copied on its way up. What is half there stays where
+//! it is until the rest comes; what is complete is never looked at twice.
+//!
+//! A string over the limit of the reader is skipped while it streams in, so that no peer that put half a gigabyte into
+//! a list makes this process hold it. Both ends of it are kept, as they say whom to answer.
 
 use bytes::{Buf, Bytes, BytesMut};
-use redis::{Cmd, Parser, PushKind, ServerError};
+use redis::{PushKind, ServerError};
 
 /// How much of each end of a skipped string is kept.
 pub(super) const KEPT: usize = 4 * 1024;
 /// The longest line of the protocol: types, lengths, short texts and errors.
 const MAX_LINE: usize = 64 * 1024;
-/// The attribute of a skipped string.
-const SKIPPED: &str = "commlib-skipped";
+/// How deep values may be nested.
+const MAX_DEPTH: usize = 64;
+/// Room that is made ahead for the values of an array, whatever length it claims.
+const AHEAD: usize = 1024;
 
 /// A value, as far as this transport asks for any.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Nil,
     Int(i64),
+    /// Short texts, and numbers with a point.
     Text(String),
     Error(ServerError),
     Bulk(Bytes),
@@ -55,55 +58,38 @@ impl Value {
             _ => None,
         }
     }
-
-    fn skipped(self, attributes: &[(redis::Value, redis::Value)]) -> Self {
-        match (self, attributes) {
-            (Self::Bulk(mut head), [(redis::Value::SimpleString(name), redis::Value::Int(size))])
-                if name == SKIPPED =>
-            {
-                let tail = head.split_off(head.len().min(KEPT));
-                Self::Skipped(Skipped {
-                    size: usize::try_from(*size).unwrap_or(usize::MAX),
-                    head,
-                    tail,
-                })
-            }
-            (value, _) => value,
-        }
-    }
 }
 
-impl From<redis::Value> for Value {
-    fn from(value: redis::Value) -> Self {
-        let all = |values: Vec<redis::Value>| values.into_iter().map(Self::from).collect();
-        match value {
-            redis::Value::Int(int) => Self::Int(int),
-            redis::Value::BulkString(bytes) => Self::Bulk(bytes.into()),
-            redis::Value::SimpleString(text) | redis::Value::VerbatimString { text, .. } => Self::Text(text),
-            redis::Value::Okay => Self::Text("OK".into()),
-            redis::Value::Array(values) | redis::Value::Set(values) => Self::Array(all(values)),
-            redis::Value::Map(pairs) => Self::Array(
-                pairs
-                    .into_iter()
-                    .flat_map(|(key, value)| [key.into(), value.into()])
-                    .collect(),
-            ),
-            redis::Value::Push { kind, data } => Self::Push(kind, all(data)),
-            redis::Value::ServerError(error) => Self::Error(error),
-            redis::Value::Attribute { data, attributes } => Self::from(*data).skipped(&attributes),
-            // Numbers with a point, truth values and what is yet to come are not asked for.
-            _ => Self::Nil,
-        }
-    }
+/// Begins a command of so many words; each of them follows by [`word`] or [`number`].
+pub(super) fn begin(out: &mut Vec<u8>, words: usize) {
+    length(out, b'*', words);
+}
+
+/// Appends a word of a command.
+pub(super) fn word(out: &mut Vec<u8>, word: &[u8]) {
+    out.reserve(word.len() + 32);
+    length(out, b'$', word.len());
+    out.extend_from_slice(word);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a number as a word.
+pub(super) fn number(out: &mut Vec<u8>, number: i64) {
+    word(out, itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn length(out: &mut Vec<u8>, kind: u8, length: usize) {
+    out.push(kind);
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends a command.
 pub(super) fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
-    let mut command = Cmd::with_capacity(words.len(), words.iter().map(|word| word.len()).sum());
-    for word in words {
-        command.arg(*word);
+    begin(out, words.len());
+    for part in words {
+        word(out, part);
     }
-    command.write_packed_command(out);
 }
 
 /// The server sent what is not RESP3. What it sent is not repeated: it may be a message.
@@ -113,169 +99,281 @@ pub(super) struct NotResp;
 
 /// Reads values out of a buffer that grows.
 pub(super) struct Decoder {
-    parser: Parser,
-    gate: Gate,
-}
-
-impl Decoder {
-    /// Strings over `limit` bytes are skipped.
-    pub(super) fn new(limit: usize) -> Self {
-        Self {
-            parser: Parser::new(),
-            gate: Gate {
-                limit: limit.max(2 * KEPT),
-                state: State::Line,
-                ahead: BytesMut::new(),
-            },
-        }
-    }
-
-    /// Takes the next value off the front of `buffer`, or whatever part of it is there.
-    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Value>, NotResp> {
-        let feed = Feed {
-            gate: &mut self.gate,
-            buffer,
-        };
-        match self.parser.parse_value(feed) {
-            Ok(value) => Ok(Some(value.into())),
-            // The parser keeps what it has and goes on where it stopped.
-            Err(error) if error.is_io_error() && !self.gate.is_broken() => Ok(None),
-            Err(_) => Err(NotResp),
-        }
-    }
-}
-
-/// Lets bytes through to the parser, but of a string over the limit only its ends.
-struct Gate {
     limit: usize,
     state: State,
-    /// Bytes of its own that come before what is in the buffer.
-    ahead: BytesMut,
+    /// The values that are open, the innermost last.
+    open: Vec<Open>,
 }
 
+/// What comes next.
 enum State {
-    /// A line is next.
+    /// A line.
     Line,
-    /// So many bytes go through as they are.
-    Pass(usize),
-    /// So many bytes of a string do not.
+    /// A string of so many bytes, and the end of its line.
+    Text { kind: u8, size: usize },
+    /// The rest of a string of which only the ends are kept.
     Skip {
         size: usize,
         left: usize,
         head: BytesMut,
         tail: BytesMut,
     },
-    /// A line had no end.
-    Broken,
 }
 
-impl Gate {
-    fn is_broken(&self) -> bool {
-        matches!(self.state, State::Broken)
+/// A value that is made of others.
+struct Open {
+    kind: u8,
+    left: usize,
+    values: Vec<Value>,
+}
+
+impl Decoder {
+    /// Strings over `limit` bytes are skipped.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit: limit.max(2 * KEPT),
+            state: State::Line,
+            open: Vec::new(),
+        }
     }
 
-    /// Decides about the next bytes. Whether there is something to let through now.
-    fn advance(&mut self, buffer: &mut BytesMut) -> bool {
-        loop {
-            match &mut self.state {
-                State::Broken => return false,
-                State::Pass(0) => self.state = State::Line,
-                State::Pass(_) => return !buffer.is_empty(),
-                State::Line => {
-                    let Some(end) = buffer.iter().take(MAX_LINE).position(|byte| *byte == b'\n') else {
-                        if buffer.len() >= MAX_LINE {
-                            self.state = State::Broken;
-                        }
-                        return false;
-                    };
-                    // All other types are lines, or lines that say how many values follow.
-                    let size = match &buffer[..end] {
-                        [b'$' | b'=' | b'!', digits @ .., b'\r'] => std::str::from_utf8(digits)
-                            .ok()
-                            .and_then(|text| text.parse::<usize>().ok()),
-                        _ => None,
-                    };
-                    self.state = match size {
-                        Some(size) if size > self.limit => {
-                            buffer.advance(end + 1);
-                            State::Skip {
-                                size,
-                                left: size,
-                                head: BytesMut::new(),
-                                tail: BytesMut::new(),
-                            }
-                        }
-                        Some(size) => State::Pass(end + 1 + size + 2),
-                        None => State::Pass(end + 1),
-                    };
+    /// Takes the next value off the front of `buffer`, or whatever part of it is there.
+    pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Value>, NotResp> {
+        while let Some(step) = self.step(buffer)? {
+            if let Step::Value(value) = step
+                && let Some(whole) = self.close(value)
+            {
+                return Ok(Some(whole));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many bytes the string that is being read still lacks when so many are in the buffer.
+    pub(super) fn lacks(&self, there: usize) -> usize {
+        match self.state {
+            State::Text { size, .. } => size.saturating_add(2).saturating_sub(there),
+            State::Line | State::Skip { .. } => 0,
+        }
+    }
+
+    fn step(&mut self, buffer: &mut BytesMut) -> Result<Option<Step>, NotResp> {
+        match &mut self.state {
+            State::Line => self.line(buffer),
+            State::Text { kind, size } => {
+                let (kind, size) = (*kind, *size);
+                if buffer.len() < size.saturating_add(2) {
+                    return Ok(None);
                 }
-                State::Skip {
-                    size,
-                    left,
-                    head,
-                    tail,
-                } => {
-                    let here = buffer.len().min(*left);
-                    let kept = here.min(KEPT - head.len());
-                    head.extend_from_slice(&buffer[..kept]);
-                    tail.extend_from_slice(&buffer[here - here.min(KEPT)..here]);
-                    if tail.len() > KEPT {
-                        tail.advance(tail.len() - KEPT);
-                    }
-                    *left -= here;
-                    buffer.advance(here);
-                    if *left > 0 {
-                        return false;
-                    }
-                    let ends = head.len() + tail.len();
-                    let introduction = format!("|1\r\n+{SKIPPED}\r\n:{size}\r\n${ends}\r\n");
-                    self.ahead.extend_from_slice(introduction.as_bytes());
-                    self.ahead.extend_from_slice(head);
-                    self.ahead.extend_from_slice(tail);
-                    // The end of the line.
-                    self.state = State::Pass(2);
-                    return true;
+                let text = buffer.split_to(size).freeze();
+                self.state = State::Line;
+                end_of_line(buffer)?;
+                let value = match kind {
+                    b'$' => Value::Bulk(text),
+                    // A form of three characters and a colon come before the text.
+                    b'=' => Value::Text(utf8(text.get(4..).ok_or(NotResp)?)?),
+                    _ => error(&text)?,
+                };
+                Ok(Some(Step::Value(value)))
+            }
+            State::Skip {
+                size,
+                left,
+                head,
+                tail,
+            } => {
+                let here = buffer.len().min(*left);
+                let kept = here.min(KEPT - head.len());
+                head.extend_from_slice(&buffer[..kept]);
+                tail.extend_from_slice(&buffer[here - here.min(KEPT)..here]);
+                if tail.len() > KEPT {
+                    tail.advance(tail.len() - KEPT);
                 }
+                *left -= here;
+                buffer.advance(here);
+                if *left > 0 || buffer.len() < 2 {
+                    return Ok(None);
+                }
+                let skipped = Skipped {
+                    size: *size,
+                    head: std::mem::take(head).freeze(),
+                    tail: std::mem::take(tail).freeze(),
+                };
+                self.state = State::Line;
+                end_of_line(buffer)?;
+                Ok(Some(Step::Value(Value::Skipped(skipped))))
             }
         }
     }
-}
 
-/// What the parser reads from.
-struct Feed<'a> {
-    gate: &'a mut Gate,
-    buffer: &'a mut BytesMut,
-}
-
-impl Read for Feed<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut done = 0;
-        while done < out.len() {
-            let count = if !self.gate.ahead.is_empty() {
-                let count = self.gate.ahead.len().min(out.len() - done);
-                self.gate.ahead.copy_to_slice(&mut out[done..done + count]);
-                count
-            } else if self.gate.advance(self.buffer) {
-                let State::Pass(left) = &mut self.gate.state else {
-                    break;
-                };
-                if !self.gate.ahead.is_empty() {
-                    continue;
-                }
-                let count = self.buffer.len().min(out.len() - done).min(*left);
-                self.buffer.copy_to_slice(&mut out[done..done + count]);
-                *left -= count;
-                count
+    fn line(&mut self, buffer: &mut BytesMut) -> Result<Option<Step>, NotResp> {
+        let Some(end) = buffer.iter().take(MAX_LINE).position(|byte| *byte == b'\n') else {
+            return if buffer.len() >= MAX_LINE {
+                Err(NotResp)
             } else {
-                break;
+                Ok(None)
             };
-            done += count;
+        };
+        let (kind, rest) = match &buffer[..end] {
+            [kind, rest @ .., b'\r'] => (*kind, rest),
+            _ => return Err(NotResp),
+        };
+        let step = match kind {
+            b'+' => Step::Value(Value::Text(utf8(rest)?)),
+            b'-' => Step::Value(error(rest)?),
+            b':' => Step::Value(Value::Int(int(rest)?)),
+            b',' => Step::Value(Value::Text(utf8(rest)?)),
+            // Truth values and large numbers are not asked for.
+            b'_' | b'#' | b'(' => Step::Value(Value::Nil),
+            b'$' | b'=' | b'!' => self.text(kind, int(rest)?)?,
+            b'*' | b'~' | b'%' | b'>' | b'|' => self.begin(kind, int(rest)?)?,
+            _ => return Err(NotResp),
+        };
+        buffer.advance(end + 1);
+        Ok(Some(step))
+    }
+
+    fn text(&mut self, kind: u8, size: i64) -> Result<Step, NotResp> {
+        if size == -1 {
+            return Ok(Step::Value(Value::Nil));
         }
-        if done == 0 {
-            // Not the end, which would be an error in the middle of a value.
-            return Err(io::ErrorKind::WouldBlock.into());
+        let size = usize::try_from(size).map_err(|_| NotResp)?;
+        self.state = if size > self.limit {
+            State::Skip {
+                size,
+                left: size,
+                head: BytesMut::new(),
+                tail: BytesMut::new(),
+            }
+        } else {
+            State::Text { kind, size }
+        };
+        Ok(Step::More)
+    }
+
+    fn begin(&mut self, kind: u8, count: i64) -> Result<Step, NotResp> {
+        if count == -1 {
+            return Ok(Step::Value(Value::Nil));
         }
-        Ok(done)
+        let count = usize::try_from(count).map_err(|_| NotResp)?;
+        let left = match kind {
+            b'%' | b'|' => count.checked_mul(2).ok_or(NotResp)?,
+            _ => count,
+        };
+        if self.open.len() >= MAX_DEPTH {
+            return Err(NotResp);
+        }
+        let open = Open {
+            kind,
+            left,
+            values: Vec::with_capacity(left.min(AHEAD)),
+        };
+        if left > 0 {
+            self.open.push(open);
+            return Ok(Step::More);
+        }
+        Ok(open.whole().map_or(Step::More, Step::Value))
+    }
+
+    /// Puts a value where it belongs; the outermost one if that is complete now.
+    fn close(&mut self, mut value: Value) -> Option<Value> {
+        loop {
+            let Some(open) = self.open.last_mut() else {
+                return Some(value);
+            };
+            open.values.push(value);
+            open.left -= 1;
+            if open.left > 0 {
+                return None;
+            }
+            value = self.open.pop()?.whole()?;
+        }
+    }
+}
+
+enum Step {
+    /// Nothing that is complete yet.
+    More,
+    Value(Value),
+}
+
+impl Open {
+    /// What it is, now that it is complete. Attributes, which say something about the value after them, are nothing.
+    fn whole(self) -> Option<Value> {
+        match self.kind {
+            b'|' => None,
+            b'>' => {
+                let mut values = self.values.into_iter();
+                let kind = values.next();
+                let kind = push_kind(kind.as_ref().and_then(Value::as_str).unwrap_or_default());
+                Some(Value::Push(kind, values.collect()))
+            }
+            _ => Some(Value::Array(self.values)),
+        }
+    }
+}
+
+fn push_kind(name: &str) -> PushKind {
+    match name {
+        "message" => PushKind::Message,
+        "pmessage" => PushKind::PMessage,
+        "subscribe" => PushKind::Subscribe,
+        "psubscribe" => PushKind::PSubscribe,
+        "unsubscribe" => PushKind::Unsubscribe,
+        "punsubscribe" => PushKind::PUnsubscribe,
+        other => PushKind::Other(other.to_owned()),
+    }
+}
+
+fn end_of_line(buffer: &mut BytesMut) -> Result<(), NotResp> {
+    if !buffer.starts_with(b"\r\n") {
+        return Err(NotResp);
+    }
+    buffer.advance(2);
+    Ok(())
+}
+
+fn utf8(bytes: &[u8]) -> Result<String, NotResp> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| NotResp)
+}
+
+fn int(digits: &[u8]) -> Result<i64, NotResp> {
+    let (negative, digits) = match digits {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() {
+        return Err(NotResp);
+    }
+    let mut number = 0_i64;
+    for digit in digits {
+        let digit = digit
+            .checked_sub(b'0')
+            .filter(|digit| *digit <= 9)
+            .ok_or(NotResp)?;
+        number = number
+            .checked_mul(10)
+            .and_then(|number| number.checked_sub(i64::from(digit)))
+            .ok_or(NotResp)?;
+    }
+    if negative {
+        Ok(number)
+    } else {
+        number.checked_neg().ok_or(NotResp)
+    }
+}
+
+/// An error, as the crate `redis` reads it.
+fn error(text: &[u8]) -> Result<Value, NotResp> {
+    let line = [
+        b"-",
+        text.split(|byte| *byte == b'\n').next().unwrap_or_default(),
+        b"\r\n",
+    ]
+    .concat();
+    match redis::parse_redis_value(&line) {
+        Ok(redis::Value::ServerError(error)) => Ok(Value::Error(error)),
+        _ => Err(NotResp),
     }
 }
 

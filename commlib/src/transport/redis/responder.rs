@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Life;
 use super::handle::Handle;
 use super::jobs::{GiveBack, Job, Reply};
+use super::outbox::Outbox;
 use crate::address::Address;
 use crate::envelope::{Dialect, Envelope, commlib_py, native};
 use crate::transport::Responder;
@@ -72,10 +73,21 @@ fn is_call_list(list: &str) -> bool {
 }
 
 pub(super) struct RedisResponder {
-    handle: Arc<Handle>,
+    outbox: Arc<Outbox>,
+    /// The batch that the request came in.
+    batch: u64,
     _life: Option<Life>,
     /// Taken by the one use.
     pending: Option<Pending>,
+    answered: bool,
+}
+
+impl Drop for RedisResponder {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.outbox.finished(self.batch);
+        }
+    }
 }
 
 struct Pending {
@@ -88,7 +100,8 @@ struct Pending {
 
 impl RedisResponder {
     pub(super) fn new(
-        handle: Arc<Handle>,
+        outbox: Arc<Outbox>,
+        batch: u64,
         life: Option<Life>,
         address: Address,
         item: Option<Bytes>,
@@ -96,7 +109,8 @@ impl RedisResponder {
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
-            handle,
+            outbox,
+            batch,
             _life: life,
             pending: Some(Pending {
                 address,
@@ -104,6 +118,7 @@ impl RedisResponder {
                 route,
                 permit,
             }),
+            answered: false,
         }
     }
 }
@@ -128,17 +143,19 @@ impl Responder for RedisResponder {
             Dialect::Native => {
                 reply.meta.correlation_id = route.correlation_id;
                 reply.meta.reply_to = None;
-                self.handle.clock.stamp(&mut reply.meta);
+                self.outbox.handle.clock.stamp(&mut reply.meta);
                 native::encode(&reply, None)
             }
             Dialect::CommlibPy => commlib_py::encode_reply(&reply, route.correlation_id.as_deref()),
         };
-        self.handle.queue(Job::Reply(Reply {
+        self.answered = true;
+        let reply = Reply {
             list: route.list,
             item: item.into(),
             since: Instant::now(),
-            _permit: permit,
-        }));
+            permit: Some(permit),
+        };
+        self.outbox.reply(self.batch, reply);
     }
 
     fn finish(mut self: Box<Self>) {
@@ -153,7 +170,7 @@ impl Responder for RedisResponder {
             ..
         }) = self.pending.take()
         {
-            self.handle.queue(Job::GiveBack(GiveBack {
+            self.outbox.handle.queue(Job::GiveBack(GiveBack {
                 list: address,
                 item,
                 _permit: permit,

@@ -3,8 +3,6 @@
 //! Effects are replicated as commands, so `TIME` in a script is fine (Redis 5 and later).
 
 use super::connection::{Link, LinkError, SILENCE};
-use redis::Cmd;
-
 use super::resp::{self, Value};
 
 /// A script by its place in [`SOURCES`].
@@ -13,8 +11,8 @@ pub(super) enum Script {
     /// KEYS presence, list; ARGV check (1 or 0), time to live in ms, most items in the list, items. Returns -1 if
     /// nobody serves the list, else how many of the items, from the first on, were put at its end.
     Push,
-    /// KEYS list; ARGV time to live in ms, items. Puts replies where their requester takes them from.
-    Reply,
+    /// KEYS list; ARGV time to live in ms, item. Wakes whoever waits for the list.
+    Wake,
     /// KEYS list; ARGV time to live in ms, items. Puts requests back at the head of their list, first item first.
     GiveBack,
     /// KEYS presence of each address; ARGV member, how long it lives in ms. Says that this server serves them.
@@ -24,11 +22,13 @@ pub(super) enum Script {
     /// KEYS claim of a group on messages that look the same; ARGV member, time to live in ms. Returns 1 if the
     /// member's next one of these messages is its own.
     Claim,
+    /// KEYS list; ARGV items. Takes back items that nobody has taken yet; of each, whether it was there.
+    Withdraw,
     /// KEYS lists; ARGV mark, time to live in ms. Leaves a list behind that dies by itself, and a later reply with it.
     Tombstone,
 }
 
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 8] = [
     "if ARGV[1] == '1' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -39,7 +39,7 @@ if count <= 0 then return 0 end
 redis.call('RPUSH', KEYS[2], unpack(ARGV, 4, 3 + count))
 if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
 return count",
-    "redis.call('RPUSH', KEYS[1], unpack(ARGV, 2))
+    "redis.call('RPUSH', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return 1",
     "for i = #ARGV, 2, -1 do redis.call('LPUSH', KEYS[1], ARGV[i]) end
@@ -76,6 +76,9 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 if mine <= done then return 0 end
 redis.call('HSET', KEYS[1], '', mine)
 return 1",
+    "local out = {}
+for i, item in ipairs(ARGV) do out[i] = redis.call('LREM', KEYS[1], -1, item) end
+return out",
     "for _, key in ipairs(KEYS) do
   redis.call('RPUSH', key, ARGV[1])
   redis.call('PEXPIRE', key, ARGV[2])
@@ -127,16 +130,20 @@ impl Scripts {
         self.loaded = false;
     }
 
-    /// A call up to its keys.
-    pub(super) fn call(&self, script: Script, keys: &[&str]) -> Cmd {
+    /// Begins a call with its keys; so many arguments follow as words.
+    pub(super) fn begin(&self, out: &mut Vec<u8>, script: Script, keys: &[&str], arguments: usize) {
         let index = script as usize;
-        let mut call = Cmd::new();
+        resp::begin(out, 3 + keys.len() + arguments);
         if self.loaded {
-            call.arg("EVALSHA").arg(self.scripts[index].get_hash());
+            resp::word(out, b"EVALSHA");
+            resp::word(out, self.scripts[index].get_hash().as_bytes());
         } else {
-            call.arg("EVAL").arg(SOURCES[index]);
+            resp::word(out, b"EVAL");
+            resp::word(out, SOURCES[index].as_bytes());
         }
-        call.arg(keys.len()).arg(keys);
-        call
+        resp::word(out, itoa::Buffer::new().format(keys.len()).as_bytes());
+        for key in keys {
+            resp::word(out, key.as_bytes());
+        }
     }
 }

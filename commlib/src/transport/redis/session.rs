@@ -12,11 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{IDLE, Link, LinkError, SILENCE, WriteHalf};
-use super::encode::encode;
+use super::encode::Encoder;
 use super::handle::Handle;
-use super::jobs::{Flight, Job, Load, Next};
+use super::jobs::{Flight, Job, Load, Next, Push};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
+use super::standing::Standings;
+use crate::transport::TransportError;
 
 /// Stop taking jobs while more than this is waiting to be written.
 const HIGH_WATER: usize = 1024 * 1024;
@@ -50,8 +52,13 @@ impl From<io::Error> for End {
 pub(super) struct Session {
     handle: Arc<Handle>,
     scripts: Scripts,
+    standings: Standings,
+    /// Whether the broker has the commands for pushes without a script.
+    modern: bool,
     /// Jobs that were taken from the queue and are too many for one write.
     batch: Vec<Job>,
+    /// Whether there were several at the last look.
+    crowd: bool,
     out: Vec<u8>,
     /// How much of `out` was written.
     position: usize,
@@ -64,11 +71,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(handle: Arc<Handle>, scripts: Scripts) -> Self {
+    pub(super) fn new(handle: Arc<Handle>, scripts: Scripts, modern: bool) -> Self {
         Self {
             handle,
             scripts,
+            standings: Standings::default(),
+            modern,
             batch: Vec::with_capacity(BATCH),
+            crowd: false,
             out: Vec::with_capacity(16 * 1024),
             position: 0,
             before: 0,
@@ -82,13 +92,29 @@ impl Session {
     pub(super) fn take(&mut self, jobs: &mut Vec<Job>, wake: Option<&str>) {
         let now = Instant::now();
         jobs.retain(|job| !matches!(job, Job::Reply(reply) if now - reply.since > REPLY_AGE));
-        let before = self.before;
-        encode(jobs, &self.scripts, wake, &mut self.out, |load, length| {
-            self.flights.push_back(Flight {
-                end: before + length as u64,
-                since: now,
-                load,
-            });
+        let (before, flights) = (self.before, &mut self.flights);
+        let mut encoder = Encoder {
+            scripts: &self.scripts,
+            wake,
+            standings: self.modern.then_some(&mut self.standings),
+            out: &mut self.out,
+        };
+        encoder.encode(jobs, |load, length, answers| {
+            flights.push_back(Flight::new(load, before + length as u64, now, answers));
+        });
+    }
+
+    /// Takes pushes back.
+    fn withdraw(&mut self, pushes: Vec<Push>, error: TransportError) {
+        let (before, flights) = (self.before, &mut self.flights);
+        let mut encoder = Encoder {
+            scripts: &self.scripts,
+            wake: None,
+            standings: None,
+            out: &mut self.out,
+        };
+        encoder.withdraw(pushes, error, |load, length, answers| {
+            flights.push_back(Flight::new(load, before + length as u64, Instant::now(), answers));
         });
     }
 
@@ -122,6 +148,7 @@ impl Session {
         let mut unflushed = false;
         loop {
             let waiting = self.out.len() - self.position;
+            let crowd = self.crowd || !self.flights.is_empty();
             tokio::select! {
                 biased;
                 written = write_or_flush(&mut writer, &self.out[self.position..]), if waiting > 0 || unflushed => {
@@ -140,12 +167,13 @@ impl Session {
                         self.answer(value)?;
                     }
                 }
-                more = fill(jobs, &mut self.batch),
+                more = fill(jobs, &mut self.batch, crowd),
                     if waiting < HIGH_WATER && self.flights.len() < MOST_IN_FLIGHT =>
                 {
                     if !more {
                         return Err(End::Stopped);
                     }
+                    self.crowd = self.batch.len() > 1;
                     let mut batch = mem::take(&mut self.batch);
                     self.take(&mut batch, wake);
                     self.batch = batch;
@@ -181,11 +209,8 @@ impl Session {
     }
 
     fn flight(&mut self, load: Load) {
-        self.flights.push_back(Flight {
-            end: self.before + self.out.len() as u64,
-            since: Instant::now(),
-            load,
-        });
+        let end = self.before + self.out.len() as u64;
+        self.flights.push_back(Flight::new(load, end, Instant::now(), 1));
     }
 
     fn sign_of_life(&mut self, now: Instant) {
@@ -198,6 +223,12 @@ impl Session {
         if matches!(value, Value::Push(..)) {
             return Ok(());
         }
+        let Some(flight) = self.flights.front_mut() else {
+            return Err(LinkError::unexpected());
+        };
+        let Some(value) = flight.hears(value) else {
+            return Ok(());
+        };
         let Some(flight) = self.flights.pop_front() else {
             return Err(LinkError::unexpected());
         };
@@ -209,11 +240,11 @@ impl Session {
                     self.scripts.loaded(&mem::take(&mut self.loaded));
                 }
             }
-            load => {
-                if let Next::Again(load) = load.answered(value) {
-                    self.again(load);
-                }
-            }
+            load => match load.answered(value, &mut self.standings) {
+                Next::Nothing => {}
+                Next::Again(load) => self.again(load),
+                Next::Withdraw(pushes, error) => self.withdraw(pushes, error),
+            },
         }
         Ok(())
     }
@@ -231,6 +262,10 @@ impl Session {
                 self.flight(Load::Script);
             }
         }
+        let load = match load {
+            Load::Withdrawal(pushes, error) => return self.withdraw(pushes, error),
+            load => load,
+        };
         let mut jobs = super::encode::jobs_of(load);
         while !jobs.is_empty() {
             self.take(&mut jobs, None);
@@ -247,9 +282,23 @@ impl Session {
     }
 }
 
-/// Waits until there are jobs; whether there can be any. Cancellation safe.
-async fn fill(jobs: &mut mpsc::UnboundedReceiver<Job>, batch: &mut Vec<Job>) -> bool {
-    !batch.is_empty() || jobs.recv_many(batch, BATCH).await > 0
+/// Waits until there are jobs; whether there can be any. In a crowd, others that are about to run now, such as the
+/// callers of a batch of replies, get into the same write; who is alone does not wait for them. Cancellation safe.
+async fn fill(jobs: &mut mpsc::UnboundedReceiver<Job>, batch: &mut Vec<Job>, crowd: bool) -> bool {
+    if batch.is_empty() {
+        if jobs.recv_many(batch, BATCH).await == 0 {
+            return false;
+        }
+        if crowd || batch.len() > 1 {
+            tokio::task::yield_now().await;
+            while batch.len() < BATCH
+                && let Ok(job) = jobs.try_recv()
+            {
+                batch.push(job);
+            }
+        }
+    }
+    true
 }
 
 /// Writes some of the bytes, or flushes if there are none. Cancellation safe.

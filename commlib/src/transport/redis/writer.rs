@@ -130,7 +130,7 @@ impl Writer {
             generation += 1;
             self.handle.set_up(true);
             self.state.send_replace(ConnectionState::Connected { generation });
-            let mut session = Session::new(Arc::clone(&self.handle), ready.scripts);
+            let mut session = Session::new(Arc::clone(&self.handle), ready.scripts, ready.link.modern);
             while !kept.is_empty() {
                 session.take(&mut kept, wake.as_deref());
             }

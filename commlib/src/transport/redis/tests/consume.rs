@@ -153,7 +153,7 @@ async fn a_key_of_another_type_leaves_the_others_alone() {
     let stats = String::from_utf8_lossy(stats.bytes().unwrap_or_default()).into_owned();
     let pops = stats
         .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_blpop:calls="));
+        .find_map(|line| line.strip_prefix("cmdstat_blmpop:calls="));
     let pops: u32 = pops.unwrap().split(',').next().unwrap().parse().unwrap();
     assert!(pops < 50, "{pops} pops");
     // Once it is gone, the queue is served.

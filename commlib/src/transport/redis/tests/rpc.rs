@@ -167,6 +167,68 @@ async fn a_full_queue_takes_what_fits() {
 }
 
 #[tokio::test]
+async fn a_request_that_came_after_its_server_left_is_taken_back() {
+    let server = RedisServer::start().await;
+    let client = connect_to(&server).await;
+    let mut told = open_inbox(&client).await;
+    let add = unique();
+    let presence = format!("commlib:presence:{add}");
+    // A server by hand: a presence, and somebody who pops and answers.
+    let arrive = async || {
+        let until = "99999999999999";
+        server.command(&["ZADD", &presence, until, "by-hand"]).await;
+    };
+    let answer = async |item: &str| {
+        let (request, _) = native::decode(&item.to_owned().into()).unwrap();
+        let mut reply = message("x", "1");
+        reply.meta.correlation_id = request.meta.id;
+        let reply = native::encode(&reply, None);
+        let list = request.meta.reply_to.unwrap();
+        server
+            .command(&[b"RPUSH".as_slice(), list.as_bytes(), &reply])
+            .await;
+    };
+    let serve = async || {
+        let popped = server.command(&["BLPOP", add.as_str(), "20"]).await.strings();
+        answer(&popped[1]).await;
+    };
+    arrive().await;
+    for _ in 0..3 {
+        client.request(request(&add, "the-call", "1")).unwrap();
+        serve().await;
+        replied(next(&mut told).await);
+    }
+    // Gone, and known to have been there a moment ago.
+    server.command(&["DEL", &presence]).await;
+    let error = failed(ask(&client, &mut told, &add).await);
+    assert_eq!(error.kind, TransportErrorKind::NoResponders, "{error}");
+    assert_eq!(error.execution, crate::error::Execution::DidNotRun);
+    assert_eq!(server.command(&["LLEN", add.as_str()]).await.int(), 0);
+    // Gone, but not before it has taken one more.
+    arrive().await;
+    client.request(request(&add, "the-call", "1")).unwrap();
+    serve().await;
+    replied(next(&mut told).await);
+    let mut taker = server.client().await;
+    let pop = ["BLPOP", add.as_str(), "20"];
+    let taken = taker.command(&pop);
+    let leave_and_ask = async {
+        until("the taker waits", async || {
+            let clients = server.command(&["CLIENT", "LIST"]).await;
+            let text = String::from_utf8_lossy(clients.bytes().unwrap_or_default()).into_owned();
+            text.lines()
+                .any(|line| line.contains("cmd=blpop") && line.contains("flags=b"))
+        })
+        .await;
+        server.command(&["DEL", &presence]).await;
+        client.request(request(&add, "the-call", "1")).unwrap();
+    };
+    let (popped, ()) = tokio::join!(taken, leave_and_ask);
+    answer(&popped.strings()[1]).await;
+    replied(next(&mut told).await);
+}
+
+#[tokio::test]
 async fn what_the_broker_refuses_did_not_run() {
     let server = RedisServer::start().await;
     let client = connect_to(&server).await;
@@ -187,9 +249,7 @@ async fn what_the_broker_refuses_did_not_run() {
         replied(ask(&client, &mut told, &add).await);
     }
 
-    server
-        .command(&["ACL", "SETUSER", "default", "-evalsha", "-eval"])
-        .await;
+    server.command(&["ACL", "SETUSER", "default", "-rpush"]).await;
     let error = failed(ask(&client, &mut told, &add).await);
     assert_eq!(error.kind, TransportErrorKind::Forbidden, "{error}");
     server.command(&["ACL", "SETUSER", "default", "+@all"]).await;

@@ -72,7 +72,7 @@ pub(crate) const TOPICS: Place = Place {
 pub(crate) const TOPIC_METHOD: Place = Place {
     attr: "topic",
     what: "a method",
-    keys: &[],
+    keys: &[("durable", Takes::Nothing)],
     bare: Some("the topic"),
 };
 /// `#[topic(…)]` on an argument.

@@ -129,6 +129,10 @@ pub(crate) struct Topic {
     pub(crate) captures: Vec<usize>,
     /// Index into `args`.
     pub(crate) message: usize,
+    /// Its messages are kept for groups that are away.
+    pub(crate) durable: bool,
+    /// Where it says that the handler returns a `Result`: an error means that the message is to be handled again.
+    pub(crate) fallible: Option<Span>,
 }
 
 pub(crate) enum TopicArg {

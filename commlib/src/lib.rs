@@ -128,6 +128,6 @@ pub use node::{Node, NodeBuilder, Serve, URL_VARIABLE};
 pub use rpc::{Call, Oneway, RequestContext, ServerHandle};
 pub use schema::Contract;
 pub use topic::{Any, MessageContext, Received, RecvError};
-pub use transport::{Accepted, BrokerUrl, ConnectionState, ReplyRoute};
+pub use transport::{Accepted, BrokerUrl, ConnectionState, DeadLetter, Durability, ReplyRoute};
 
 pub use commlib_macros::{rpc, rpc_service, topic};

@@ -36,6 +36,8 @@ mod service_inside_fn;
 mod shadowed_result_option_vec;
 #[path = "pass/spawn_generic_over_service.rs"]
 mod spawn_generic_over_service;
+#[path = "pass/topic_durable.rs"]
+mod topic_durable;
 #[path = "pass/two_services_one_module.rs"]
 mod two_services_one_module;
 #[path = "pass/user_macros_and_attributes.rs"]
@@ -73,6 +75,7 @@ fn each_case_runs() {
     service_inside_fn::main();
     shadowed_result_option_vec::main();
     spawn_generic_over_service::main();
+    topic_durable::main();
     two_services_one_module::main();
     user_macros_and_attributes::main();
 }

@@ -240,7 +240,7 @@ impl<'a> Generated<'a> {
         let krate = &head.krate;
         let private = krate.private();
         let cfgs = topic.carried.cfgs();
-        let (name, template) = (self.name(), &topic.template);
+        let (name, template, durable) = (self.name(), &topic.template, topic.durable);
         let at = Span::mixed_site().located_at(topic.template_span);
         let template = quote_spanned!(at=> #private::Template::from_static(#template));
         let message = value(topic, topic.message).map(|(_, ty)| ty);
@@ -256,7 +256,7 @@ impl<'a> Generated<'a> {
             type #gate = #private::TopicGate<#message, (#(#captures,)*)>;
             #(#cfgs)*
             static #descriptor: #private::TopicDescriptor =
-                #private::TopicDescriptor { name: #name, template: #template };
+                #private::TopicDescriptor { name: #name, template: #template, durable: #durable };
         }
     }
 
@@ -368,13 +368,21 @@ impl<'a> Generated<'a> {
                 quote!(#ident)
             }
         });
+        let run = quote_spanned!(span=> <__S as #user_trait>::#ident(&self.service, #(#args),*).await);
+        let run = match topic.fallible {
+            Some(written) => {
+                let at = Span::mixed_site().located_at(written);
+                let failed = quote_spanned!(at=> #private::not_handled(&error));
+                quote_spanned!(span=> #run.map_err(|error| #failed))
+            }
+            None => quote_spanned!(span=> #run; ::core::result::Result::Ok(())),
+        };
         quote_spanned! {span=>
             #(#cfgs)*
             #name => ::std::boxed::Box::pin(async move {
                 #(#captures)*
                 #message
-                <__S as #user_trait>::#ident(&self.service, #(#args),*).await;
-                ::core::result::Result::Ok(())
+                #run
             }),
         }
     }

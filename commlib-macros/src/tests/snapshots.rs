@@ -75,7 +75,8 @@ fn sensors() {
             /// Distance to the next obstacle.
             #[topic("sonar.{side}.{index}")]
             async fn sonar(&self, index: u8, ctx: &MessageContext, side: Side, reading: Sonar);
-            async fn bumper(&self, hit: Bump);
+            #[topic(durable)]
+            async fn bumper(&self, hit: Bump) -> Result<(), Missed>;
         }
     "#;
     check("sensors", &good(topic(r#"prefix = "sensors""#, trait_)));

@@ -59,8 +59,11 @@ fn topics() {
         &["has no reply", "rpc_service"],
     );
     says(
-        topic_method("#[topic(\"a\", durable)] async fn a(&self, m: M);"),
-        &["unknown key `durable`", "the topic as a string"],
+        topic_method("#[topic(\"a\", lasting)] async fn a(&self, m: M);"),
+        &[
+            "unknown key `lasting`",
+            "the topic as a string, or one of `durable`",
+        ],
     );
     says(
         topic_method("#[topic(\"a\", \"b\")] async fn a(&self, m: M);"),
@@ -73,6 +76,35 @@ fn topics() {
     says(
         topic_method("#[rpc(name = \"a\")] async fn a(&self, m: M);"),
         &["`#[rpc]` has no meaning", "`#[topic(…)]`"],
+    );
+    for handler in [
+        "",
+        "-> ()",
+        "-> Result<(), E>",
+        "-> ::std::result::Result<(), Box<dyn Error + Send>>",
+        "-> anyhow::Result<()>",
+    ] {
+        good(topic_method(&format!(
+            "#[topic(\"a\", durable)] async fn a(&self, m: M) {handler};"
+        )));
+    }
+    for handler in ["-> u8", "-> Result<u8, E>", "-> Option<()>"] {
+        says(
+            topic_method(&format!("#[topic(durable)] async fn a(&self, m: M) {handler};")),
+            &["return nothing, or `Result<(), E>`"],
+        );
+    }
+    says(
+        topic_method("async fn a(&self, m: M) -> Result<(), E>;"),
+        &["has no reply", "rpc_service"],
+    );
+    says(
+        topic_method("#[topic(durable = true)] async fn a(&self, m: M);"),
+        &["`durable` takes no value"],
+    );
+    says(
+        topic("durable", "trait X {}"),
+        &["`durable` belongs in `#[topic(…)]` on a method"],
     );
     says(topic_method("async fn new(&self, m: M);"), &["#[topic(\"…\")]"]);
     let many = (0..9).map(|n| format!("{{c{n}}}")).collect::<Vec<_>>().join(".");

@@ -447,10 +447,13 @@ fn head_span(item: &TokenStream) -> Span {
 }
 
 fn is_unit(output: &ReturnType) -> bool {
-    let ReturnType::Type(_, ty) = output else {
-        return true;
-    };
-    let mut ty = &**ty;
+    match output {
+        ReturnType::Default => true,
+        ReturnType::Type(_, ty) => is_unit_type(ty),
+    }
+}
+
+fn is_unit_type(mut ty: &Type) -> bool {
     // A type that comes out of a `macro_rules!` macro is in an invisible group.
     while let Type::Group(group) = ty {
         ty = &group.elem;

@@ -2,7 +2,8 @@
 
 use proc_macro2::{Span, TokenStream};
 use syn::ext::IdentExt;
-use syn::{Ident, LitStr};
+use syn::spanned::Spanned;
+use syn::{Ident, LitStr, ReturnType};
 
 use super::{
     Argument, Kind, check_length, checked_trait, head, is_unit, names, parse_trait, signature, span_of,
@@ -59,12 +60,8 @@ fn topic(head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Topic
     let arguments = signature(&KIND, raw, errors);
     let ident = raw.sig.ident.clone();
     let carried = Carried::from_attrs(&raw.attrs);
-    if !is_unit(&raw.sig.output) {
-        errors.push(
-            &raw.sig.output,
-            "a message on a topic has no reply; remove the return type, or use `#[commlib::rpc_service]`",
-        );
-    }
+    let durable = bag.flag("durable").is_some();
+    let fallible = fallible(durable, &raw.sig.output, errors);
     let stub = Stub {
         carried: carried.clone(),
         ident: ident.clone(),
@@ -113,8 +110,31 @@ fn topic(head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Topic
         args,
         captures,
         message,
+        durable,
+        fallible,
     };
     ((errors.count() == before).then_some(topic), stub)
+}
+
+/// Where it says that the handler of a topic can fail. Only that of a durable one can: nobody would learn of it.
+fn fallible(durable: bool, output: &ReturnType, errors: &mut Errors) -> Option<Span> {
+    let ReturnType::Type(_, ty) = output else {
+        return None;
+    };
+    if durable && types::is_result_of_unit(ty) {
+        return Some(ty.span());
+    }
+    if !is_unit(output) {
+        errors.push(
+            output,
+            if durable {
+                "a message on a topic has no reply; return nothing, or `Result<(), E>` where an error has the message handled again"
+            } else {
+                "a message on a topic has no reply; remove the return type, or use `#[commlib::rpc_service]`"
+            },
+        );
+    }
+    None
 }
 
 /// The names in braces, in order. `None` if the template is no template.

@@ -138,6 +138,17 @@ pub(crate) fn reply(output: &ReturnType, errors: &mut Errors) -> Option<Reply> {
     (errors.count() == before).then_some(reply)
 }
 
+/// Whether this is `Result<(), E>`, or an alias of that name that hides `E`.
+pub(crate) fn is_result_of_unit(ty: &Type) -> bool {
+    last_segment(ty)
+        .filter(|segment| segment.ident == "Result")
+        .is_some_and(|segment| {
+            type_arguments(&segment.arguments)
+                .first()
+                .is_some_and(|ok| super::is_unit_type(ok))
+        })
+}
+
 fn type_arguments(arguments: &PathArguments) -> Vec<&Type> {
     let PathArguments::AngleBracketed(list) = arguments else {
         return Vec::new();

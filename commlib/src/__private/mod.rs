@@ -78,6 +78,11 @@ pub fn unknown_method(method: &str) -> BoxFuture<'static, HandlerResult> {
     Box::pin(std::future::ready(Err(status.into())))
 }
 
+/// What a topic's handler returned in place of success.
+pub fn not_handled<E: std::fmt::Display>(error: &E) -> Failure {
+    Failure::App(AppFailure::new(error.to_string(), Bytes::new()))
+}
+
 /// Ignores a topic that the handler does not have.
 pub fn unknown_topic<'a>(topic: &str) -> BoxFuture<'a, Result<(), Failure>> {
     let status = Status::new(

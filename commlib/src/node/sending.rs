@@ -19,7 +19,7 @@ use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCod
 use crate::middleware::{End, Invocation, Kind, Outcome, Reply, check_headers};
 use crate::runtime::pending::{Outcome as CallOutcome, PendingCall, Progress};
 use crate::runtime::{id, now_micros};
-use crate::transport::{Request, TransportError};
+use crate::transport::{PublishOptions, Request, TransportError};
 
 impl Node {
     fn envelope(&self, id: String, invocation: Invocation, now: Instant) -> Result<Envelope, Failure> {
@@ -100,15 +100,15 @@ impl Node {
         Ok(Reply::accepted(accepted))
     }
 
-    async fn publish(&self, invocation: Invocation) -> Outcome {
+    async fn publish(&self, invocation: Invocation, options: &PublishOptions) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
         let message = self.envelope(id::random(), invocation, Instant::now())?;
         let accepted = self
             .when_connected(deadline, || {
                 let transport = Arc::clone(&self.inner.transport);
-                let (address, message) = (address.clone(), message.clone());
-                async move { transport.publish(address, message).await }.boxed()
+                let (address, message, options) = (address.clone(), message.clone(), options.clone());
+                async move { transport.publish(address, message, options).await }.boxed()
             })
             .await?;
         Ok(Reply::accepted(accepted))
@@ -133,7 +133,12 @@ impl Node {
         let transport = Arc::clone(&self.inner.transport);
         let limit = self.inner.config.operation_timeout;
         self.inner.handle.spawn(async move {
-            match tokio::time::timeout(limit, transport.publish(topic, message)).await {
+            match tokio::time::timeout(
+                limit,
+                transport.publish(topic, message, PublishOptions::default()),
+            )
+            .await
+            {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "a cancellation was not sent"),
                 Err(_) => tracing::debug!("a cancellation was not sent in time"),
@@ -293,7 +298,20 @@ impl Drop for InFlight {
 
 /// The end of the client's middleware: hands the invocation to the transport.
 pub(crate) struct Sending<'a> {
-    pub(crate) node: &'a Node,
+    node: &'a Node,
+    options: PublishOptions,
+}
+
+impl<'a> Sending<'a> {
+    /// For calls.
+    pub(crate) fn new(node: &'a Node) -> Self {
+        Self::publishing(node, PublishOptions::default())
+    }
+
+    /// For messages of topics.
+    pub(crate) fn publishing(node: &'a Node, options: PublishOptions) -> Self {
+        Self { node, options }
+    }
 }
 
 impl End for Sending<'_> {
@@ -301,7 +319,7 @@ impl End for Sending<'_> {
         match invocation.kind {
             Kind::Call => self.node.call(invocation).boxed(),
             Kind::Oneway => self.node.oneway(invocation).boxed(),
-            Kind::Publish => self.node.publish(invocation).boxed(),
+            Kind::Publish => self.node.publish(invocation, &self.options).boxed(),
         }
     }
 }

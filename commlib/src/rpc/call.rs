@@ -76,7 +76,7 @@ impl Parts {
     async fn run(&self, invocation: Invocation, span: tracing::Span, scope: &Scope) -> Outcome {
         let mut invocation = invocation;
         TraceContext::inject(&mut invocation.headers, scope, &span);
-        let end = Sending { node: &self.node };
+        let end = Sending::new(&self.node);
         Next::new(&self.node.config().client_middleware, &end)
             .run(invocation)
             .instrument(span)

@@ -85,6 +85,7 @@ impl ServeRpc {
                 let spec = SubscribeSpec {
                     pattern: Pattern::from(pattern.clone()),
                     group: None,
+                    durable: None,
                     max_body: 1024,
                     sink: Arc::clone(&dispatcher) as Arc<dyn TopicSink>,
                 };

@@ -86,6 +86,7 @@ impl ContractBuilder {
                 address: topic.template.to_string(),
                 description: paragraph(doc),
                 levels,
+                durable: topic.durable,
                 message,
             });
         }

@@ -104,6 +104,9 @@ pub struct Topic {
     /// The variable levels.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub levels: Vec<Level>,
+    /// Whether its messages are kept for groups that are away.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub durable: bool,
     /// The message.
     pub message: Schema,
 }

@@ -130,6 +130,7 @@ mod tests {
             address: address.to_owned(),
             message: Envelope::default(),
             permit: None,
+            tracked: None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -12,18 +13,18 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::buffer::{Buffer, Item};
-use super::subscription::{local, start};
+use super::subscription::{ATTEMPTS, local, start, too_often};
 use super::{TopicDescriptor, TopicService};
-use crate::address::{Address, Pattern};
+use crate::address::Address;
 use crate::envelope::Headers;
-use crate::error::{Failure, NodeError, Status, StatusCode};
+use crate::error::{Execution, Failure, NodeError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
 use crate::node::Node;
 use crate::rpc::ServerHandle;
 use crate::runtime::scope::Scope;
 use crate::runtime::serving::{Serving, Source};
 use crate::trace::TraceContext;
-use crate::transport::{TopicMessage, TopicSink};
+use crate::transport::{TopicMessage, TopicSink, Tracked};
 
 /// What a handler knows about the message. Take it as an argument `ctx: &MessageContext` of a topic's method.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub struct MessageContext {
     topic: Address,
     headers: Headers,
     timestamp: Option<u64>,
+    attempt: u32,
 }
 
 impl MessageContext {
@@ -59,6 +61,13 @@ impl MessageContext {
         self.timestamp
     }
 
+    /// How often the message was delivered to a handler of the group, this time included: more than 1 when an earlier
+    /// handler failed, or ended with its process before it was done. Always 1 unless the topic is durable.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     /// The node that handles the message, to make calls with.
     #[must_use]
     pub fn node(&self) -> &Node {
@@ -78,6 +87,24 @@ pub struct ServeTopics {
     group: Option<String>,
     concurrency: usize,
     buffer: usize,
+    live: bool,
+    retries: Retries,
+}
+
+/// How often and how soon a message of a durable topic is handled again.
+#[derive(Debug, Clone, Copy)]
+struct Retries {
+    attempts: u32,
+    least: Duration,
+    most: Duration,
+}
+
+impl Retries {
+    /// How long a message rests after this attempt failed.
+    fn delay(&self, attempt: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
+        self.least.saturating_mul(doubled).min(self.most)
+    }
 }
 
 impl fmt::Debug for ServeTopics {
@@ -98,11 +125,22 @@ impl ServeTopics {
             group: None,
             concurrency: 1,
             buffer: 256,
+            live: false,
+            retries: Retries {
+                attempts: ATTEMPTS,
+                least: Duration::from_secs(1),
+                most: Duration::from_secs(60),
+            },
         }
     }
 
     /// Shares the messages with the other handlers of this group, on all nodes: each message goes to one of them.
     /// The name is one level of an address.
+    ///
+    /// The durable topics of the trait need a group. The broker keeps it: it gets every message since its first member
+    /// joined, also after all were away, each at least once. A message is acknowledged when its handler is done. When the
+    /// handler fails or panics it is handled again, up to [`attempts`](Self::attempts) times, then it becomes a dead
+    /// letter ([`Node::dead_letters`]); one that can't be decoded becomes one at once.
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.group = Some(name.into());
         self
@@ -120,16 +158,48 @@ impl ServeTopics {
         self
     }
 
+    /// Handles durable topics like others: what is published while this handler runs, without a group to keep the rest.
+    pub fn live(mut self) -> Self {
+        self.live = true;
+        self
+    }
+
+    /// How often a message of a durable topic is delivered to the group at most, at least once: to a handler that fails,
+    /// or whose process ends meanwhile. Default 5.
+    pub fn attempts(mut self, deliveries: u32) -> Self {
+        self.retries.attempts = deliveries.max(1);
+        self
+    }
+
+    /// How long a message of a durable topic rests after its handler failed: `least` after the first time, each time
+    /// twice as long, up to `most`. Default 1 s to 60 s. A broker may take up to half a second longer.
+    pub fn retry_delay(mut self, least: Duration, most: Duration) -> Self {
+        self.retries.least = least;
+        self.retries.most = most.max(least);
+        self
+    }
+
     async fn start(self) -> Result<ServerHandle, NodeError> {
         let descriptor = self.service.descriptor();
+        let durable = descriptor.topics.iter().find(|topic| topic.durable);
+        if let (Some(topic), None, false) = (durable, &self.group, self.live) {
+            let text = format!(
+                "the topic `{}` is durable, but the handler has no group that its messages could be kept for; add `.group(\"name\")`, or `.live()` to handle only what is published meanwhile",
+                topic.template
+            );
+            return Err(Status::new(StatusCode::InvalidArgument, text)
+                .with_execution(Execution::DidNotRun)
+                .into());
+        }
         let serving = Serving::new(descriptor.prefix);
         for topic in descriptor.topics {
-            let pattern = any_level(topic)?;
             let group = self.group.clone().map(|name| (name, self.concurrency));
-            let buffer = Buffer::new(self.buffer);
+            // What a group takes is bounded by its permits and must not be dropped.
+            let buffer = Buffer::new(self.buffer.max(self.concurrency));
             let handle = start(
                 &self.node,
-                pattern,
+                Some(topic),
+                topic.any_level()?,
                 group,
                 Arc::clone(&buffer) as Arc<dyn TopicSink>,
             )
@@ -143,6 +213,7 @@ impl ServeTopics {
                 service: Arc::clone(&self.service),
                 serving: Arc::clone(&serving),
                 topic,
+                retries: self.retries,
             };
             serving
                 .tasks
@@ -151,15 +222,6 @@ impl ServeTopics {
         self.node.register(Arc::clone(&serving));
         Ok(ServerHandle::new(serving))
     }
-}
-
-/// The pattern of a topic with every capture open.
-fn any_level(topic: &TopicDescriptor) -> Result<Pattern, NodeError> {
-    let open: Vec<Option<&str>> = topic.template.captures().map(|_| None).collect();
-    topic.template.pattern(&open).map_err(|error| NodeError::Address {
-        text: topic.template.to_string(),
-        reason: error.to_string(),
-    })
 }
 
 impl IntoFuture for ServeTopics {
@@ -198,6 +260,7 @@ struct Worker {
     service: Arc<dyn TopicService>,
     serving: Arc<Serving>,
     topic: &'static TopicDescriptor,
+    retries: Retries,
 }
 
 /// Handles the messages of one topic, in order when the concurrency is 1.
@@ -235,12 +298,19 @@ impl Worker {
             address,
             message,
             permit,
+            tracked,
         } = local(self.node.config().namespace.as_ref(), received);
-        let Some(levels) = self.topic.template.extract(&address) else {
-            return;
-        };
-        let Ok(topic) = Address::new(&address) else {
-            return tracing::warn!(topic = %self.topic.template, "ignored a message whose address is outside the grammar");
+        let attempt = tracked.as_ref().map_or(1, |tracked| tracked.attempt);
+        if attempt > self.retries.attempts {
+            return self.settle(tracked, Verdict::Dead(too_often(attempt - 1)));
+        }
+        let (Some(levels), Ok(topic)) = (self.topic.template.extract(&address), Address::new(&address))
+        else {
+            tracing::warn!(topic = %self.topic.template, "ignored a message whose address is outside the grammar");
+            return self.settle(
+                tracked,
+                Verdict::Dead("its address is none of the topic".to_owned()),
+            );
         };
         let trace = TraceContext::from_headers(&message.meta.headers);
         let span = tracing::info_span!("commlib.handle", address = %topic, trace_id = tracing::field::Empty);
@@ -254,6 +324,7 @@ impl Worker {
             worker: self,
             levels,
             timestamp: message.meta.timestamp,
+            attempt,
         };
         let chain = Next::new(&self.node.config().server_middleware, &end).run(invocation);
         let work = Scope {
@@ -265,14 +336,54 @@ impl Worker {
         let outcome = tokio::select! {
             outcome = work => outcome.unwrap_or_else(|panic| Err(panicked(&address, &*panic).into())),
             () = self.serving.ended.cancelled() => {
-                Err(Status::new(StatusCode::Unavailable, "the node shut down before the message was handled").into())
+                tracing::warn!(topic = address, "the node shut down before a topic message was handled");
+                return;
             }
         };
-        if let Err(failure) = outcome {
-            tracing::warn!(topic = address, error = ?failure, "a topic message was not handled");
+        match outcome {
+            Ok(_) => self.settle(tracked, Verdict::Handled),
+            Err(failure) => {
+                tracing::warn!(topic = address, attempt, error = ?failure, "a topic message was not handled");
+                self.settle(tracked, self.judge(attempt, &failure));
+            }
         }
         drop(permit);
     }
+
+    /// What becomes of a message whose handler failed.
+    fn judge(&self, attempt: u32, failure: &Failure) -> Verdict {
+        let (reason, hopeless) = match failure {
+            Failure::App(error) => (error.message.clone(), false),
+            Failure::Status(status) => (status.to_string(), status.code == StatusCode::InvalidArgument),
+            Failure::Local(error) => (error.to_string(), false),
+        };
+        if hopeless || attempt >= self.retries.attempts {
+            Verdict::Dead(reason)
+        } else {
+            Verdict::Again(self.retries.delay(attempt))
+        }
+    }
+
+    fn settle(&self, tracked: Option<Tracked>, verdict: Verdict) {
+        let Some(Tracked { attempt, settle }) = tracked else {
+            return;
+        };
+        match verdict {
+            Verdict::Handled => settle.handled(),
+            Verdict::Again(after) => settle.again(after),
+            Verdict::Dead(reason) => {
+                tracing::error!(topic = %self.topic.template, attempt, reason, "a message of a durable topic is given up");
+                settle.dead(reason);
+            }
+        }
+    }
+}
+
+/// What becomes of a message.
+enum Verdict {
+    Handled,
+    Again(Duration),
+    Dead(String),
 }
 
 /// The end of the middleware: the trait's method.
@@ -280,6 +391,7 @@ struct Handling<'a> {
     worker: &'a Worker,
     levels: Vec<String>,
     timestamp: Option<u64>,
+    attempt: u32,
 }
 
 impl End for Handling<'_> {
@@ -290,6 +402,7 @@ impl End for Handling<'_> {
                 topic: invocation.address,
                 headers: invocation.headers,
                 timestamp: self.timestamp,
+                attempt: self.attempt,
             };
             let name = self.worker.topic.name;
             let handled: Result<(), Failure> = self

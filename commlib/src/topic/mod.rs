@@ -1,6 +1,7 @@
 //! Topics: publishing, subscriptions that are streams, and handlers.
 
 mod buffer;
+mod dead_letters;
 mod handler;
 mod publisher;
 mod selector;
@@ -8,9 +9,13 @@ mod subscription;
 
 use futures_util::future::BoxFuture;
 
-use crate::address::Template;
-use crate::error::Failure;
+use crate::address::{Pattern, Template};
+use crate::envelope::Dialect;
+use crate::error::{Execution, Failure, NodeError, Status, StatusCode};
+use crate::node::Node;
+use crate::transport::PublishOptions;
 
+pub use dead_letters::DeadLetters;
 pub use handler::{MessageContext, ServeTopics};
 pub use publisher::{Publish, TopicPublisher};
 pub(crate) use selector::level_of;
@@ -33,6 +38,41 @@ pub struct TopicDescriptor {
     pub name: &'static str,
     /// The address, with the names of captured levels in braces.
     pub template: Template,
+    /// Whether its messages are kept for groups that are away.
+    pub durable: bool,
+}
+
+impl TopicDescriptor {
+    /// The pattern of the topic with every capture open.
+    fn any_level(&self) -> Result<Pattern, NodeError> {
+        let open: Vec<Option<&str>> = self.template.captures().map(|_| None).collect();
+        self.template.pattern(&open).map_err(|error| NodeError::Address {
+            text: self.template.to_string(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// How its messages are published on this node.
+    fn options(&self, node: &Node) -> Result<PublishOptions, NodeError> {
+        if !self.durable {
+            return Ok(PublishOptions::default());
+        }
+        self.check_dialect(node)?;
+        Ok(PublishOptions::durable(node.qualify_pattern(&self.any_level()?)?))
+    }
+
+    fn check_dialect(&self, node: &Node) -> Result<(), NodeError> {
+        if !self.durable || node.config().dialect == Dialect::Native {
+            return Ok(());
+        }
+        let text = format!(
+            "the topic `{}` is durable, for which the dialect commlib-py has no form; leave out `durable`, or connect without the dialect",
+            self.template
+        );
+        Err(Status::new(StatusCode::Unimplemented, text)
+            .with_execution(Execution::DidNotRun)
+            .into())
+    }
 }
 
 /// Topic handlers behind the wire, without their types: implemented by generated code.

@@ -45,6 +45,7 @@ impl TopicPublisher {
         let body = codec::encode(message).map_err(LocalError::Encode);
         Publish {
             node: self.node.clone(),
+            topic,
             address,
             body,
             headers: Headers::new(),
@@ -74,7 +75,8 @@ fn fill(
 /// A message that is published when it is awaited.
 ///
 /// Awaiting it resolves when the broker has the message, and says what that means there ([`Accepted`]): by default a
-/// message reaches whoever listens now. Dropping the future does not take back what was sent.
+/// message reaches whoever listens now. One of a durable topic is kept by then for every group of the topic; how well, says
+/// [`Accepted::durability`]. Dropping the future does not take back what was sent.
 ///
 /// # Errors
 /// [`NodeError`] with what happened to the message, at the latest after the timeout:
@@ -83,6 +85,7 @@ fn fill(
 #[derive(Debug)]
 pub struct Publish {
     node: Node,
+    topic: &'static TopicDescriptor,
     address: Result<Address, NodeError>,
     body: Result<Bytes, LocalError>,
     headers: Headers,
@@ -104,6 +107,7 @@ impl Publish {
 
     async fn run(self) -> Result<Accepted, NodeError> {
         let (address, body) = (self.node.qualify(&self.address?)?, self.body?);
+        let options = self.topic.options(&self.node)?;
         let scope = Scope::current();
         let config = self.node.config();
         let span = tracing::info_span!("commlib.publish", %address, trace_id = tracing::field::Empty);
@@ -111,7 +115,7 @@ impl Publish {
         TraceContext::inject(&mut headers, &scope, &span);
         let deadline = Instant::now() + self.timeout.unwrap_or(config.operation_timeout);
         let invocation = Invocation::new(Kind::Publish, address, headers, body, deadline);
-        let end = Sending { node: &self.node };
+        let end = Sending::publishing(&self.node, options);
         let outcome = Next::new(&config.client_middleware, &end)
             .run(invocation)
             .instrument(span)

@@ -21,7 +21,10 @@ use crate::envelope::Headers;
 use crate::error::NodeError;
 use crate::message::{CaptureError, Message};
 use crate::node::Node;
-use crate::transport::{self, Group, SubscribeSpec, TopicMessage, TopicSink};
+use crate::transport::{self, DurableSpec, Group, SubscribeSpec, TopicMessage, TopicSink, Tracked};
+
+/// How often a message of a durable topic is delivered at most, unless the settings say otherwise.
+pub(super) const ATTEMPTS: u32 = 5;
 
 /// Subscribes through a node; what generated subscribers are made of. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -92,6 +95,7 @@ pub struct Subscribe<M, C> {
     pattern: Result<Pattern, NodeError>,
     buffer: usize,
     group: Option<String>,
+    attempts: u32,
     message: PhantomData<fn() -> (M, C)>,
 }
 
@@ -112,6 +116,7 @@ impl<M, C> Subscribe<M, C> {
             pattern,
             buffer: 256,
             group: None,
+            attempts: ATTEMPTS,
             message: PhantomData,
         }
     }
@@ -124,8 +129,20 @@ impl<M, C> Subscribe<M, C> {
 
     /// Shares the messages with the other subscriptions of this group, on all nodes: each message goes to one of
     /// them. The name is one level of an address. A reader that is slow takes fewer; none are dropped here.
+    ///
+    /// Of a durable topic the group is kept by the broker: it gets every message since its first member joined, also
+    /// after all members were away, each at least once. A message counts as handled when the reader asks for the next
+    /// one; until then it is delivered to another member should this one end. Without a group the subscription hears
+    /// what is published while it listens, as of any topic.
     pub fn group(mut self, name: impl Into<String>) -> Self {
         self.group = Some(name.into());
+        self
+    }
+
+    /// How often a message of a durable topic is delivered to the group at most, at least once. One that was delivered
+    /// as often and never handled becomes a dead letter ([`Node::dead_letters`]). Default 5.
+    pub fn attempts(mut self, deliveries: u32) -> Self {
+        self.attempts = deliveries.max(1);
         self
     }
 }
@@ -140,6 +157,7 @@ impl<M: Message, C: Captures> IntoFuture for Subscribe<M, C> {
             let group = self.group.map(|name| (name, self.buffer));
             let handle = start(
                 &self.node,
+                self.topic,
                 self.pattern?,
                 group,
                 Arc::clone(&buffer) as Arc<dyn TopicSink>,
@@ -149,6 +167,8 @@ impl<M: Message, C: Captures> IntoFuture for Subscribe<M, C> {
                 node: self.node,
                 buffer,
                 topic: self.topic,
+                attempts: self.attempts,
+                unsettled: None,
                 handle,
                 message: PhantomData,
             })
@@ -160,6 +180,7 @@ impl<M: Message, C: Captures> IntoFuture for Subscribe<M, C> {
 /// Subscribes at the transport, once there is a connection.
 pub(super) async fn start(
     node: &Node,
+    topic: Option<&TopicDescriptor>,
     pattern: Pattern,
     group: Option<(String, usize)>,
     sink: Arc<dyn TopicSink>,
@@ -176,6 +197,16 @@ pub(super) async fn start(
         }
     }
     let pattern = node.qualify_pattern(&pattern)?;
+    let durable = match (&group, topic) {
+        (Some((name, _)), Some(topic)) if topic.durable => {
+            topic.check_dialect(node)?;
+            Some(DurableSpec {
+                topic: node.qualify_pattern(&topic.any_level()?)?,
+                dead_letters: below_namespace(node, name)?,
+            })
+        }
+        _ => None,
+    };
     let permits = group
         .as_ref()
         .map(|(_, concurrency)| Arc::new(Semaphore::new(*concurrency)));
@@ -194,6 +225,7 @@ pub(super) async fn start(
             let spec = SubscribeSpec {
                 pattern,
                 group,
+                durable: durable.clone(),
                 max_body: node.config().max_body,
                 sink,
             };
@@ -202,6 +234,15 @@ pub(super) async fn start(
         })
         .await?;
     Ok(handle)
+}
+
+/// The name of a group as it is below the node's namespace.
+pub(super) fn below_namespace(node: &Node, group: &str) -> Result<String, NodeError> {
+    let name = Address::new(group).map_err(|error| NodeError::Address {
+        text: group.to_owned(),
+        reason: error.to_string(),
+    })?;
+    node.qualify(&name).map(|name| name.to_string())
 }
 
 /// A message of a topic, with the levels of its address that the topic leaves open.
@@ -218,6 +259,8 @@ pub struct Received<M, C = ()> {
     pub headers: Headers,
     /// When it was published by the publisher's clock, in µs since 1970 UTC, if it said so.
     pub timestamp: Option<u64>,
+    /// How often the broker delivered it to a member of the group, this time included. 1 unless the topic is durable.
+    pub attempt: u32,
 }
 
 /// A notice in place of a message.
@@ -246,6 +289,9 @@ pub enum RecvError {
 pub struct Subscription<M, C = ()> {
     buffer: Arc<Buffer>,
     topic: Option<&'static TopicDescriptor>,
+    attempts: u32,
+    /// The message of a durable topic that the reader has: handled when it asks for the next.
+    unsettled: Option<Tracked>,
     /// Keeps the connection up for as long as there is something to listen with.
     node: Node,
     handle: Box<dyn transport::Subscription>,
@@ -274,15 +320,51 @@ impl<M: Message, C: Captures> Subscription<M, C> {
         self.buffer.close();
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Received<M, C>, RecvError>>> {
-        Poll::Ready(ready!(self.buffer.poll_next(cx)).map(|item| match item {
-            Item::Message(message) => {
-                decode(self.topic, local(self.node.config().namespace.as_ref(), message))
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Received<M, C>, RecvError>>> {
+        if let Some(handled) = self.unsettled.take() {
+            handled.settle.handled();
+        }
+        loop {
+            let Some(item) = ready!(self.buffer.poll_next(cx)) else {
+                return Poll::Ready(None);
+            };
+            let message = match item {
+                Item::Message(message) => message,
+                Item::Lagged(messages) => return Poll::Ready(Some(Err(RecvError::Lagged(messages)))),
+                Item::Gap => return Poll::Ready(Some(Err(RecvError::Gap))),
+            };
+            if let Some(received) = self.take(message) {
+                return Poll::Ready(Some(received));
             }
-            Item::Lagged(messages) => Err(RecvError::Lagged(messages)),
-            Item::Gap => Err(RecvError::Gap),
-        }))
+        }
     }
+
+    /// Reads a message; `None` if it is given up.
+    fn take(&mut self, message: TopicMessage) -> Option<Result<Received<M, C>, RecvError>> {
+        let mut message = local(self.node.config().namespace.as_ref(), message);
+        let tracked = message.tracked.take();
+        let attempt = tracked.as_ref().map_or(1, |tracked| tracked.attempt);
+        if attempt > self.attempts {
+            if let Some(tracked) = tracked {
+                tracked.settle.dead(too_often(attempt - 1));
+            }
+            return None;
+        }
+        let received = decode(self.topic, message, attempt);
+        match (&received, tracked) {
+            (Ok(_), tracked) => self.unsettled = tracked,
+            (Err(error), Some(tracked)) => tracked.settle.dead(error.to_string()),
+            (Err(_), None) => {}
+        }
+        Some(received)
+    }
+}
+
+/// Why a message is given up that was delivered again and again and never settled.
+pub(super) fn too_often(deliveries: u32) -> String {
+    format!(
+        "it was delivered {deliveries} times and never handled: each time its handler failed or ended without a word"
+    )
 }
 
 /// A message with the address as it is within the namespace.
@@ -296,6 +378,7 @@ pub(super) fn local(namespace: Option<&Address>, mut message: TopicMessage) -> T
 fn decode<M: Message, C: Captures>(
     topic: Option<&TopicDescriptor>,
     received: TopicMessage,
+    attempt: u32,
 ) -> Result<Received<M, C>, RecvError> {
     let TopicMessage { address, message, .. } = received;
     let read = || {
@@ -312,6 +395,7 @@ fn decode<M: Message, C: Captures>(
             topic: address,
             headers: message.meta.headers,
             timestamp: message.meta.timestamp,
+            attempt,
         }),
         Err(reason) => Err(RecvError::Decode {
             topic: address,
@@ -323,7 +407,7 @@ fn decode<M: Message, C: Captures>(
 impl<M: Message, C: Captures> Stream for Subscription<M, C> {
     type Item = Result<Received<M, C>, RecvError>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.poll(cx)
     }
 }

@@ -28,12 +28,15 @@
 //! 14. **Malformed.** A message that can't be read is handed up as such, with the reply address if there is one. It
 //!     never stops a consumer.
 //! 15. **Expired.** A message is not kept for longer than its time to live plus 60 s, and nothing temporary survives
-//!     its owner by more than 60 s.
+//!     its owner by more than 60 s; groups of durable topics and their messages, which are there to be kept, do.
+//! 16. **Durable.** A group of a durable topic gets every accepted message since its first member joined, also after
+//!     having been away, at least once: until one of its members settled it ([`Settle`]).
 
 #[cfg(feature = "amqp")]
 pub(crate) mod amqp;
 #[cfg(any(feature = "redis", feature = "amqp"))]
 pub(crate) mod backoff;
+mod durable;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(feature = "redis")]
@@ -51,6 +54,7 @@ use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Envelope, Malformed};
 use crate::error::{ConnectError, Execution, Status, StatusCode};
 
+pub use durable::{DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Settle, Tracked};
 pub use url::BrokerUrl;
 
 /// A backend. See the [module](self) for the numbered clauses.
@@ -89,14 +93,33 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Publishes to a topic. Resolves when the broker has it.
     ///
     /// Dropping the future does not unsend.
-    fn publish(&self, address: Address, message: Envelope)
-    -> BoxFuture<'_, Result<Accepted, TransportError>>;
+    fn publish(
+        &self,
+        address: Address,
+        message: Envelope,
+        options: PublishOptions,
+    ) -> BoxFuture<'_, Result<Accepted, TransportError>>;
 
     /// Takes from work queues until the handle is stopped or dropped. Resolves when requests are being taken.
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>>;
 
     /// Listens to a topic pattern until the handle is stopped or dropped. Resolves when the broker has confirmed.
     fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>>;
+
+    /// The oldest dead letters of a group, at most `limit` of them.
+    fn dead_letters(
+        &self,
+        group: &str,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, TransportError>>;
+
+    /// Does away with one dead letter of a group. `false` if there is none of this id.
+    fn dispose(
+        &self,
+        group: &str,
+        id: &str,
+        disposal: Disposal,
+    ) -> BoxFuture<'_, Result<bool, TransportError>>;
 
     /// Flushes what is queued, removes what is temporary and closes, within the limit.
     ///
@@ -167,8 +190,8 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Accepted {
-    /// It survives a restart of the broker.
-    pub durable: bool,
+    /// Where it is kept for groups that are away.
+    pub durability: Durability,
     /// How many receivers there were, where the broker says so.
     pub receivers: Option<u64>,
 }
@@ -268,6 +291,8 @@ pub struct SubscribeSpec {
     pub pattern: Pattern,
     /// Share the messages with the other subscriptions of this group.
     pub group: Option<Group>,
+    /// The broker keeps the group and its messages (clause 16). Only with a group.
+    pub durable: Option<DurableSpec>,
     /// Messages with larger bodies are dropped and reported as lagged, in bytes.
     pub max_body: usize,
     /// Takes the messages.
@@ -304,6 +329,8 @@ pub struct TopicMessage {
     pub message: Envelope,
     /// The permit of a group's message, released when it is handled.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// What a message of a durable topic has.
+    pub tracked: Option<Tracked>,
 }
 
 /// Listens to a pattern. Dropping it ends it without waiting.

@@ -9,6 +9,7 @@ mod bad_input;
 mod calls;
 mod clauses;
 mod contract;
+mod durable;
 mod outages;
 mod raw;
 mod topics;
@@ -74,6 +75,18 @@ on_every_transport! {
             untyped_subscriptions_hear_everything
             the_trace_goes_through_topics
             a_bad_level_is_refused_before_it_is_sent
+        }
+        durable {
+            a_group_gets_what_was_published_while_it_was_away
+            a_group_of_readers_takes_up_where_it_was
+            a_failed_message_is_handled_again_and_then_given_up
+            a_message_that_cannot_be_read_is_given_up_at_once
+            a_dead_letter_is_sent_again_or_discarded
+            members_share_and_groups_do_not
+            what_a_member_leaves_unhandled_goes_to_another
+            captures_of_durable_topics_select
+            listeners_without_a_group_hear_durable_topics
+            a_durable_topic_needs_a_group
         }
         clauses {
             c01_exactly_one_consumer_gets_a_message

@@ -11,7 +11,7 @@ pub trait Sensors: ::core::marker::Send + ::core::marker::Sync + 'static {
     fn bumper(
         &self,
         hit: Bump,
-    ) -> impl ::core::future::Future<Output = ()> + ::core::marker::Send;
+    ) -> impl ::core::future::Future<Output = Result<(), Missed>> + ::core::marker::Send;
 }
 /// Publishes on the topics `sensors.…` what a [`Sensors`] handles.
 ///
@@ -66,6 +66,7 @@ const _: () = {
         template: ::commlib::__private::Template::from_static(
             "sensors.sonar.{side}.{index}",
         ),
+        durable: false,
     };
     const _: () = {
         ::commlib::__private::assert_message::<Bump>();
@@ -78,6 +79,7 @@ const _: () = {
     static __TOPIC_bumper: ::commlib::__private::TopicDescriptor = ::commlib::__private::TopicDescriptor {
         name: "bumper",
         template: ::commlib::__private::Template::from_static("sensors.bumper"),
+        durable: true,
     };
     static __DESCRIPTOR: ::commlib::__private::TopicsDescriptor = ::commlib::__private::TopicsDescriptor {
         prefix: "sensors",
@@ -268,8 +270,9 @@ const _: () = {
                                 return ::core::result::Result::Err(failure);
                             }
                         };
-                        <__S as Sensors>::bumper(&self.service, hit).await;
-                        ::core::result::Result::Ok(())
+                        <__S as Sensors>::bumper(&self.service, hit)
+                            .await
+                            .map_err(|error| ::commlib::__private::not_handled(&error))
                     })
                 }
                 _ => ::commlib::__private::unknown_topic(topic),

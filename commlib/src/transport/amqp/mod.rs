@@ -14,6 +14,8 @@
 
 mod connector;
 mod consumer;
+mod durable;
+mod durable_letters;
 mod errors;
 mod flight;
 mod inbox;
@@ -57,6 +59,8 @@ pub(super) struct Core {
     address: String,
     consuming: Arc<Slot>,
     replies: Arc<Lane>,
+    /// For messages of durable topics, and for those that are retried or given up.
+    durable: Arc<Lane>,
     /// Cancelled when nothing more is taken.
     closing: CancellationToken,
     tasks: TaskTracker,
@@ -77,6 +81,18 @@ impl Core {
                 self.address
             ),
         )
+    }
+
+    /// The connection that consumes, once there is one.
+    async fn link(&self) -> Result<Arc<supervisor::Link>, TransportError> {
+        self.consuming.start();
+        let mut links = self.consuming.links();
+        let link = supervisor::next_link(&mut links);
+        match tokio::time::timeout(self.options.operation_timeout, link).await {
+            Ok(Some(link)) => Ok(link),
+            Ok(None) => Err(TransportError::closed()),
+            Err(_) => Err(self.not_in_time("waiting for a connection")),
+        }
     }
 
     fn refused_a_reply_address(&self, service: &str) {
@@ -158,6 +174,7 @@ pub(crate) async fn connect(
             address: url.address(),
             consuming,
             replies: lane(Kind::Replies),
+            durable: lane(Kind::Durable),
             closing,
             tasks: TaskTracker::new(),
             refused: AtomicU64::new(0),
@@ -205,6 +222,7 @@ impl Amqp {
             Arc::clone(&self.oneway),
             Arc::clone(&self.topics),
             Arc::clone(&self.core.replies),
+            Arc::clone(&self.core.durable),
         ];
         lanes.extend(self.requests());
         lanes
@@ -302,9 +320,13 @@ impl Transport for Amqp {
         &self,
         address: Address,
         message: Envelope,
+        options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         async move {
             self.check(message.data.len())?;
+            if options.durable.is_some() {
+                return durable::publish(&self.core, &address, &message).await;
+            }
             let key = short("address", address.as_str())?;
             let message = properties::topic(&message)?;
             self.topics.publish(name(TOPICS), key, message, None).await
@@ -320,10 +342,46 @@ impl Transport for Amqp {
         .boxed()
     }
 
-    fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+    fn subscribe(
+        &self,
+        mut spec: SubscribeSpec,
+    ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
         async move {
             self.check(0)?;
-            subscription::subscribe(&self.core, Arc::clone(&self.alive), spec).await
+            let alive = Arc::clone(&self.alive);
+            if let Some(kept) = spec.durable.take()
+                && let Some(group) = spec.group.take()
+            {
+                return durable::join(&self.core, alive, spec, group, &kept).await;
+            }
+            subscription::subscribe(&self.core, alive, spec).await
+        }
+        .boxed()
+    }
+
+    fn dead_letters(
+        &self,
+        group: &str,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, TransportError>> {
+        let group = group.to_owned();
+        async move {
+            self.check(0)?;
+            durable_letters::list(&self.core, &group, limit).await
+        }
+        .boxed()
+    }
+
+    fn dispose(
+        &self,
+        group: &str,
+        id: &str,
+        disposal: Disposal,
+    ) -> BoxFuture<'_, Result<bool, TransportError>> {
+        let (group, id) = (group.to_owned(), id.to_owned());
+        async move {
+            self.check(0)?;
+            durable_letters::dispose(&self.core, &group, &id, disposal).await
         }
         .boxed()
     }

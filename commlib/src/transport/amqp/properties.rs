@@ -54,7 +54,7 @@ pub(super) fn name(text: &str) -> ShortString {
 }
 
 /// At most this many bytes, ending between characters.
-fn cut(text: &str, bytes: usize) -> &str {
+pub(super) fn cut(text: &str, bytes: usize) -> &str {
     let end = (0..=bytes.min(text.len()))
         .rev()
         .find(|at| text.is_char_boundary(*at))
@@ -349,6 +349,16 @@ fn microseconds(timestamp: u64) -> Option<u64> {
     } else {
         timestamp.checked_mul(1_000_000)
     }
+}
+
+/// A header that is a text.
+pub(super) fn text_header(properties: &BasicProperties, key: &str) -> Option<String> {
+    properties.headers().as_ref()?.inner().get(key).and_then(as_text)
+}
+
+/// A header that is a number.
+pub(super) fn number_header(properties: &BasicProperties, key: &str) -> Option<u64> {
+    properties.headers().as_ref()?.inner().get(key).and_then(as_u64)
 }
 
 fn read_headers(properties: &BasicProperties) -> crate::envelope::Headers {

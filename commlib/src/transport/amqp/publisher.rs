@@ -1,4 +1,4 @@
-//! Lanes: what is published goes through one of four, each with its own channel on the publishing connection, so that
+//! Lanes: what is published goes through one of five, each with its own channel on the publishing connection, so that
 //! a channel that the broker closes takes no neighbours with it.
 //!
 //! A lane is a bounded queue and one task. The task keeps many publishes in flight and awaits none of them by itself:
@@ -42,6 +42,8 @@ pub(super) enum Kind {
     Oneway,
     /// Topic messages.
     Topics,
+    /// Messages of durable topics.
+    Durable,
     /// Replies of servers. They are held while there is no way to send them.
     Replies,
 }
@@ -308,7 +310,7 @@ impl Lane {
     pub(super) fn sink(&self) -> Option<&Arc<dyn ReplySink>> {
         match &self.kind {
             Kind::Requests(inbox) => Some(&inbox.sink),
-            Kind::Oneway | Kind::Topics | Kind::Replies => None,
+            Kind::Oneway | Kind::Topics | Kind::Durable | Kind::Replies => None,
         }
     }
 
@@ -377,7 +379,7 @@ impl Lane {
         }
         let inbox = match &self.kind {
             Kind::Requests(inbox) => Some(inbox.open(&channel, self.limit).await?),
-            Kind::Oneway | Kind::Topics | Kind::Replies => None,
+            Kind::Oneway | Kind::Topics | Kind::Durable | Kind::Replies => None,
         };
         Ok(Flight {
             lane: self,

@@ -317,6 +317,7 @@ impl Task {
                 address,
                 message,
                 permit,
+                tracked: None,
             }),
             Err(malformed) => self.spec.sink.dropped(&malformed.reason),
         }

@@ -19,6 +19,7 @@ static BUSES: LazyLock<Mutex<HashMap<String, Weak<Bus>>>> = LazyLock::new(Mutex:
 pub struct Bus {
     pub(super) queues: Queues,
     pub(super) topics: Topics,
+    pub(super) kept: Mutex<super::durable::Kept>,
     pub(super) inboxes: Mutex<HashMap<String, Inbox>>,
     next: AtomicU64,
 }

@@ -4,6 +4,7 @@
 //! the task that sends; only members of groups have a task of their own.
 
 mod bus;
+mod durable;
 mod queue;
 mod responder;
 mod topics;
@@ -21,8 +22,9 @@ use self::bus::Inbox;
 use self::queue::{Content, QueueConsumer, Requester};
 use self::topics::{Subscriber, take_part};
 use super::{
-    Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, ReplySink, Request,
-    SubscribeSpec, Subscription, Transport, TransportError, TransportOptions,
+    Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Disposal,
+    Durability, PublishOptions, ReplySink, Request, SubscribeSpec, Subscription, Transport, TransportError,
+    TransportOptions,
 };
 use crate::address::Address;
 use crate::envelope::Envelope;
@@ -124,11 +126,15 @@ impl Transport for Memory {
         &self,
         address: Address,
         message: Envelope,
+        options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         async move {
             self.check_open()?;
+            if options.durable.is_some() {
+                return self.bus.publish_durable(address.as_str(), message);
+            }
             Ok(Accepted {
-                durable: false,
+                durability: Durability::None,
                 receivers: Some(self.bus.topics.broadcast(address.as_str(), Ok(message))),
             })
         }
@@ -170,13 +176,22 @@ impl Transport for Memory {
                 max_body: spec.max_body,
                 sink: spec.sink,
             });
-            let topics = &self.bus.topics;
-            let member = match spec.group {
-                Some(group) => {
+            let (topics, bus) = (&self.bus.topics, Arc::clone(&self.bus));
+            let member = match (spec.group, spec.durable) {
+                (Some(group), Some(kept)) => {
+                    let queue = bus.group_queue(&group.name, &subscriber.pattern, &kept.dead_letters);
+                    Some(tokio::spawn(durable::take_part(
+                        bus,
+                        subscriber,
+                        group.permits,
+                        queue,
+                    )))
+                }
+                (Some(group), None) => {
                     let items = topics.join(group.name, Arc::clone(&subscriber));
                     Some(tokio::spawn(take_part(subscriber, group.permits, items)))
                 }
-                None => {
+                (None, _) => {
                     topics.subscribe(subscriber);
                     None
                 }
@@ -188,6 +203,25 @@ impl Transport for Memory {
             }) as Box<dyn Subscription>)
         }
         .boxed()
+    }
+
+    fn dead_letters(
+        &self,
+        group: &str,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, TransportError>> {
+        let letters = self.bus.dead_letters(group, limit);
+        async move { self.check_open().map(|()| letters) }.boxed()
+    }
+
+    fn dispose(
+        &self,
+        group: &str,
+        id: &str,
+        disposal: Disposal,
+    ) -> BoxFuture<'_, Result<bool, TransportError>> {
+        let disposed = self.check_open().map(|()| self.bus.dispose(group, id, disposal));
+        async move { disposed }.boxed()
     }
 
     fn close(&self, _: Duration) -> BoxFuture<'_, Result<(), TransportError>> {

@@ -173,6 +173,7 @@ impl Subscriber {
                 address: address.to_owned(),
                 message,
                 permit,
+                tracked: None,
             }),
             Err(error) => self.sink.dropped(&error.reason),
         }

@@ -33,7 +33,7 @@ impl Clock {
     }
 
     /// A time of the broker in local terms.
-    fn to_local(&self, broker: u64) -> u64 {
+    pub(super) fn to_local(&self, broker: u64) -> u64 {
         broker.saturating_add_signed(self.0.load(Ordering::Relaxed).saturating_neg())
     }
 

@@ -4,6 +4,7 @@ use super::jobs::{Ask, Call, Job, Load, Origin, Push, Reply};
 use super::resp;
 use super::scripts::{Script, Scripts};
 use super::standing::Standings;
+use super::stream::{self, Ack};
 use crate::transport::TransportError;
 
 /// How long a reply list lives after the last reply, in ms: its requester takes replies at once or is gone.
@@ -45,6 +46,7 @@ impl Encoder<'_> {
         let count = count.count();
         let mut pushes = Groups::new(|push: &Push| push.address.as_str());
         let mut replies = Groups::new(|reply: &Reply| reply.list.as_str());
+        let mut acks = Groups::new(Ack::place);
         for job in jobs.drain(..count) {
             match job {
                 Job::Push(push) => {
@@ -55,6 +57,11 @@ impl Encoder<'_> {
                     let bytes = reply.item.len();
                     replies.add(reply, bytes);
                 }
+                Job::Append(append) => {
+                    append.write(self.out);
+                    fly(Load::Append(append), self.out.len(), 2);
+                }
+                Job::Ack(ack) => acks.add(ack, 0),
                 Job::Publish { channel, body, done } => {
                     resp::command(self.out, &[b"PUBLISH", channel.as_str().as_bytes(), &body]);
                     fly(Load::Publish { channel, done }, self.out.len(), 1);
@@ -75,6 +82,10 @@ impl Encoder<'_> {
                     fly(Load::Call(call), self.out.len(), 1);
                 }
             }
+        }
+        for group in acks.groups {
+            stream::write_acks(&group, self.out);
+            fly(Load::Acks(group), self.out.len(), 1);
         }
         let mut call_lists = false;
         for group in pushes.groups {
@@ -224,6 +235,8 @@ pub(super) fn jobs_of(load: Load) -> Vec<Job> {
         | Load::Withdrawal(..)
         | Load::Replies(_)
         | Load::Publish { .. }
+        | Load::Append(_)
+        | Load::Acks(_)
         | Load::Ask { .. }
         | Load::Time
         | Load::Script => Vec::new(),

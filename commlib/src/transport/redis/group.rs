@@ -176,6 +176,7 @@ impl Member {
                 address: candidate.address,
                 message: candidate.message,
                 permit: Some(permit),
+                tracked: None,
             }),
             Ok(Ok(_)) => {}
             // It may be this member's by now, or nobody's.

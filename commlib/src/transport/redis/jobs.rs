@@ -12,9 +12,10 @@ use super::inbox::Calls;
 use super::resp::Value;
 use super::scripts::Script;
 use super::standing::Standings;
+use super::stream::{self, Ack, Append};
 use crate::address::Address;
 use crate::error::Execution;
-use crate::transport::{Accepted, ReplySink, TransportError, TransportErrorKind};
+use crate::transport::{Accepted, Durability, ReplySink, TransportError, TransportErrorKind};
 
 /// Something for the writer.
 pub(super) enum Job {
@@ -28,6 +29,8 @@ pub(super) enum Job {
     GiveBack(GiveBack),
     Ask(Ask),
     Call(Call),
+    Append(Append),
+    Ack(Ack),
 }
 
 /// An item for a work queue.
@@ -168,6 +171,9 @@ pub(super) enum Load {
         done: Done,
     },
     Call(Call),
+    Append(Append),
+    /// Of one group.
+    Acks(Vec<Ack>),
     /// `TIME`: a sign of life and the broker's clock.
     Time,
     /// The loading of a script.
@@ -205,6 +211,8 @@ impl Load {
                 return plainly_pushed(pushes, looked, &answer, standings);
             }
             Self::Withdrawal(pushes, error) => withdrawn(pushes, &error, &answer),
+            Self::Append(append) => append.answered(&answer),
+            Self::Acks(acks) => stream::acknowledged(&acks, &answer),
             Self::Replies(groups) => replied(&groups, &answer),
             Self::GiveBack(given) => {
                 if let Value::Error(error) = &answer {
@@ -218,7 +226,7 @@ impl Load {
             Self::Publish { channel, done } => {
                 let _ = done.send(match answer {
                     Value::Int(receivers) => Ok(Accepted {
-                        durable: false,
+                        durability: Durability::None,
                         receivers: u64::try_from(receivers).ok(),
                     }),
                     Value::Error(error) => Err(fault::refused(&format!("publish to `{channel}`"), &error)),
@@ -274,8 +282,10 @@ impl Load {
             Self::GiveBack(given) => {
                 tracing::warn!(address = %given.list, "a request may be lost: the connection broke while it was given back");
             }
-            // Twice does no harm, and never would leave a list for ever.
-            Self::Call(call) if call.script == Script::Tombstone => return vec![Job::Call(call)],
+            Self::Append(append) => append.lost(reason, execution),
+            Self::Acks(acks) => return acks.into_iter().map(Job::Ack).collect(),
+            // Twice does no harm, and never would leave a list, or a message that is given up, for ever.
+            Self::Call(call) if call.script.is_repeatable() => return vec![Job::Call(call)],
             Self::Ask { what, done } | Self::Call(Call { what, done, .. }) => {
                 if let Some(done) = done {
                     let _ = done.send(Err(fault::lost(what, reason, execution)));
@@ -448,6 +458,8 @@ impl Job {
             Self::GiveBack(given) => given.item.len(),
             Self::Ask(ask) => ask.command.len(),
             Self::Call(call) => call.keys.len() * 64,
+            Self::Append(append) => append.item.len(),
+            Self::Ack(ack) => ack.id.len(),
         }
     }
 
@@ -461,13 +473,14 @@ impl Job {
             Self::Publish { channel, done, .. } => {
                 let _ = done.send(Err(fault::disconnected(&format!("publish to `{channel}`"))));
             }
-            Self::Call(ref call) if call.script == Script::Tombstone => return Some(self),
+            Self::Append(append) => append.unsent(),
+            Self::Call(ref call) if call.script.is_repeatable() => return Some(self),
             Self::Ask(Ask { what, done, .. }) | Self::Call(Call { what, done, .. }) => {
                 if let Some(done) = done {
                     let _ = done.send(Err(fault::disconnected(what)));
                 }
             }
-            Self::Reply(_) | Self::GiveBack(_) => return Some(self),
+            Self::Reply(_) | Self::GiveBack(_) | Self::Ack(_) => return Some(self),
         }
         None
     }

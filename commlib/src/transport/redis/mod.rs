@@ -24,6 +24,10 @@ mod salvage;
 mod scripts;
 mod session;
 mod standing;
+mod stream;
+mod stream_letters;
+mod stream_member;
+mod stream_scripts;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
@@ -51,10 +55,11 @@ use self::pubsub::{Command, Hub};
 use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
-    Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, ReplySink, Request,
-    SubscribeSpec, Subscription, Transport, TransportError, TransportErrorKind, TransportOptions,
+    Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Disposal,
+    PublishOptions, ReplySink, Request, SubscribeSpec, Subscription, Transport, TransportError,
+    TransportErrorKind, TransportOptions,
 };
-use crate::address::Address;
+use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Envelope, commlib_py, native};
 use crate::error::ConnectError;
 
@@ -127,6 +132,7 @@ async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTr
         wishes: Mutex::new(Some(wishes)),
         numbers: AtomicU64::new(0),
         writer: Mutex::new(Some(writer)),
+        persistence: stream::Persistence::default(),
         receiving: stop.child_token(),
         life,
         stop,
@@ -148,6 +154,7 @@ struct RedisTransport {
     /// Numbers consumers and subscriptions.
     numbers: AtomicU64,
     writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    persistence: stream::Persistence,
     /// Ends all tasks but the writer.
     receiving: CancellationToken,
     /// Ends all tasks.
@@ -240,10 +247,16 @@ impl RedisTransport {
         }))
     }
 
-    async fn subscribe_now(&self, spec: SubscribeSpec) -> Result<Box<dyn Subscription>, TransportError> {
+    async fn subscribe_now(&self, mut spec: SubscribeSpec) -> Result<Box<dyn Subscription>, TransportError> {
         let what = format!("subscribe to `{}`", spec.pattern);
         if self.handle.is_closed() {
             return Err(TransportError::closed());
+        }
+        if let (Some(durable), Some(group)) = (
+            spec.durable.clone(),
+            spec.group.take_if(|_| spec.durable.is_some()),
+        ) {
+            return stream_member::join(self, spec, group, &durable).await;
         }
         if let Some(wishes) = self.wishes.lock().take() {
             let hub = Hub::new(Arc::clone(&self.endpoint), wishes, self.receiving.clone());
@@ -299,6 +312,32 @@ impl RedisTransport {
             Ok(Err(_)) => Err(TransportError::closed()),
             Err(_) => Err(self.too_late(&what)),
         }
+    }
+
+    /// Adds a message to the stream of its durable topic.
+    async fn append(
+        &self,
+        what: &str,
+        topic: &Pattern,
+        address: Address,
+        message: Envelope,
+    ) -> Result<Accepted, TransportError> {
+        self.handle.check(what)?;
+        let durability = self
+            .persistence
+            .get(&self.handle, self.options.operation_timeout)
+            .await;
+        let item = self.encode_native(message, None);
+        self.limited(what, |done| {
+            Job::Append(stream::Append {
+                stream: stream::key(topic),
+                address,
+                item,
+                durability,
+                done,
+            })
+        })
+        .await
     }
 
     fn too_late(&self, what: &str) -> TransportError {
@@ -465,9 +504,13 @@ impl Transport for RedisTransport {
         &self,
         address: Address,
         message: Envelope,
+        options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         Box::pin(async move {
             let what = format!("publish to `{address}`");
+            if let Some(topic) = &options.durable {
+                return self.append(&what, topic, address, message).await;
+            }
             let body = match self.options.dialect {
                 Dialect::CommlibPy => message.data,
                 Dialect::Native => self.encode_native(message, None),
@@ -479,6 +522,25 @@ impl Transport for RedisTransport {
             })
             .await
         })
+    }
+
+    fn dead_letters(
+        &self,
+        group: &str,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<DeadLetter>, TransportError>> {
+        let group = group.to_owned();
+        Box::pin(async move { stream_letters::list(self, &group, limit).await })
+    }
+
+    fn dispose(
+        &self,
+        group: &str,
+        id: &str,
+        disposal: Disposal,
+    ) -> BoxFuture<'_, Result<bool, TransportError>> {
+        let (group, id) = (group.to_owned(), id.to_owned());
+        Box::pin(async move { stream_letters::dispose(self, &group, &id, disposal).await })
     }
 
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {

@@ -4,6 +4,7 @@
 
 use super::connection::{Link, LinkError, SILENCE};
 use super::resp::{self, Value};
+use super::stream_scripts;
 
 /// A script by its place in [`SOURCES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,26 @@ pub(super) enum Script {
     Withdraw,
     /// KEYS lists; ARGV mark, time to live in ms. Leaves a list behind that dies by itself, and a later reply with it.
     Tombstone,
+    /// KEYS stream; ARGV group, member, how long in ms nobody spoke for what is left behind, where to begin, most
+    /// entries; or in place of the last two nothing, and entries. Returns where to go on, then the number of deliveries
+    /// and the entry of each.
+    TakeOver,
+    /// KEYS stream, dead letters; ARGV group, entry, most dead letters, reason, attempts. Once only.
+    Bury,
+    /// KEYS dead letters; ARGV dead letter, most entries. Gives it to its group again. Returns 0 if it is not there.
+    Resend,
+    /// KEYS stream; ARGV group, member that leaves, how long in ms a member does nothing that is gone. Forgets members.
+    Tidy,
 }
 
-const SOURCES: [&str; 8] = [
+impl Script {
+    /// Whether a call that may have been carried out is made again on the next connection.
+    pub(super) fn is_repeatable(self) -> bool {
+        matches!(self, Self::Tombstone | Self::Bury)
+    }
+}
+
+const SOURCES: [&str; 12] = [
     "if ARGV[1] == '1' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -84,6 +102,10 @@ return out",
   redis.call('PEXPIRE', key, ARGV[2])
 end
 return 1",
+    stream_scripts::TAKE_OVER,
+    stream_scripts::BURY,
+    stream_scripts::RESEND,
+    stream_scripts::TIDY,
 ];
 
 /// The scripts with their digests, and whether the broker has them.

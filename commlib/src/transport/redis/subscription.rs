@@ -112,6 +112,7 @@ impl Entry {
                 address: channel.to_owned(),
                 message,
                 permit: None,
+                tracked: None,
             }),
             Outlet::Group(queue) => {
                 let candidate = Candidate::new(channel, message, raw);

@@ -87,7 +87,10 @@ async fn a_frozen_broker_is_noticed_and_says_that_it_may_have_run() {
     server.freeze();
     let asked = Instant::now();
     client.request(request(&add, "frozen", "1")).unwrap();
-    let publishing = client.publish(add.clone(), message("x", "1")).await.unwrap_err();
+    let publishing = client
+        .publish(add.clone(), message("x", "1"), PublishOptions::default())
+        .await
+        .unwrap_err();
     assert_eq!(
         publishing.execution,
         crate::error::Execution::MayHaveRun,

@@ -219,6 +219,7 @@ fn subscribe_spec(pattern: &str) -> (SubscribeSpec, UnboundedReceiver<Heard>) {
     let spec = SubscribeSpec {
         pattern: Pattern::new(pattern).unwrap(),
         group: None,
+        durable: None,
         max_body: 1024 * 1024,
         sink: Arc::new(Topics {
             sender,
@@ -240,7 +241,7 @@ async fn subscribe(
 async fn publish(transport: &Arc<dyn Transport>, address: &Address, data: &str) -> Accepted {
     let id = format!("{:024x}", rand::random::<u64>());
     transport
-        .publish(address.clone(), message(&id, data))
+        .publish(address.clone(), message(&id, data), PublishOptions::default())
         .await
         .unwrap()
 }

@@ -1,0 +1,511 @@
+//! Durable topics: a queue for each group and pattern, which stays at the broker.
+//!
+//! It is a quorum queue, because only those count how often a message was delivered. A message whose handler failed
+//! rests in a queue of its delay and comes back from there by itself; one that is given up goes to the
+//! [dead letters](super::durable_letters) of its group. Both are published and confirmed before the broker hears that
+//! the group is done with the delivery, so a crash in between gives a second copy, never none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::StreamExt;
+use lapin::message::Delivery as Message;
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Consumer as Incoming};
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::durable_letters;
+use super::errors::bounded;
+use super::properties::{self, name, read_topic, short};
+use super::rebuild::Rebuild;
+use super::responder::Unsettled;
+use super::supervisor::{Link, next_link};
+use super::{Alive, Core, TOPICS, random_name};
+use crate::address::Address;
+use crate::envelope::Envelope;
+use crate::transport::{
+    Accepted, Durability, DurableSpec, Group, Settle, SubscribeSpec, Subscription, TopicMessage, Tracked,
+    TransportError, TransportErrorKind,
+};
+
+/// The queues of groups begin so.
+pub(super) const GROUP_QUEUE: &str = "commlib.durable.";
+/// Messages that a group has not settled; more are refused.
+const QUEUE_LENGTH: i32 = 100_000;
+/// Messages that rest for the same time.
+const RESTING_LENGTH: i32 = 10_000;
+/// Brokers from 4.0 on drop what was delivered 20 times unless they are told another number. Attempts are counted above.
+const DELIVERY_LIMIT: i32 = 1_000_000;
+/// A queue for resting messages goes when nothing was put to rest for this long after the last has left, in ms.
+const RETRY_EXPIRES: u128 = 60_000;
+
+/// The address of a message that did not come from the exchange of topics.
+const ADDRESS: &str = "commlib-address";
+/// How often it was delivered before it came to rest.
+const ATTEMPTS: &str = "commlib-attempts";
+/// Its id. The property has one of our own meanwhile, by which the broker's returns are told apart.
+const MESSAGE_ID: &str = "commlib-message-id";
+
+/// Publishes to the groups of a durable topic and to whoever listens.
+pub(super) async fn publish(
+    core: &Core,
+    address: &Address,
+    message: &Envelope,
+) -> Result<Accepted, TransportError> {
+    let key = short("address", address.as_str())?;
+    let id = message.meta.id.clone().unwrap_or_else(random_name);
+    let (properties, body) = properties::topic(message)?;
+    let properties = properties
+        .with_delivery_mode(2)
+        .with_message_id(short("id", &id)?);
+    let published = core
+        .durable
+        .publish(name(TOPICS), key, (properties, body), Some(id));
+    let durability = match published.await {
+        Ok(_) => Durability::BrokerDisk,
+        // There is no queue for it: nobody listens, and no group is kept for it yet.
+        Err(error) if error.kind == TransportErrorKind::NoResponders => Durability::None,
+        Err(error) => return Err(error),
+    };
+    Ok(Accepted {
+        durability,
+        receivers: None,
+    })
+}
+
+/// Takes from a group's queue until the handle is stopped or dropped; resolves when the queue is there and consumed.
+pub(super) async fn join(
+    core: &Arc<Core>,
+    alive: Arc<Alive>,
+    spec: SubscribeSpec,
+    group: Group,
+    durable: &DurableSpec,
+) -> Result<Box<dyn Subscription>, TransportError> {
+    core.consuming.start();
+    let pattern = spec.pattern.as_str();
+    // The characters of wildcards are no part of addresses, nor are these.
+    let place = format!("{}.{}", group.name, pattern.replace('*', "+").replace('#', "++"));
+    let place = Place {
+        core: Arc::clone(core),
+        queue: short("name of the group's queue", &format!("{GROUP_QUEUE}{place}"))?,
+        letters: durable_letters::queue(&durable.dead_letters)?,
+        place,
+    };
+    let stop = core.closing.child_token();
+    let guard = stop.clone().drop_guard();
+    let stopped = CancellationToken::new();
+    let (started, ready) = oneshot::channel();
+    let task = Task {
+        core: Arc::clone(core),
+        place: Arc::new(place),
+        spec,
+        group,
+        stop: stop.clone(),
+    };
+    let ended = stopped.clone().drop_guard();
+    core.tasks.spawn(async move {
+        task.run(started).await;
+        drop(ended);
+    });
+    match tokio::time::timeout(core.options.operation_timeout, ready).await {
+        Ok(Ok(result)) => result?,
+        Ok(Err(_)) => return Err(TransportError::closed()),
+        Err(_) => return Err(core.not_in_time("subscribing")),
+    }
+    Ok(Box::new(Membership {
+        stop,
+        stopped,
+        _guard: guard,
+        _alive: alive,
+    }))
+}
+
+struct Membership {
+    stop: CancellationToken,
+    stopped: CancellationToken,
+    _guard: DropGuard,
+    _alive: Arc<Alive>,
+}
+
+impl Subscription for Membership {
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.stop.cancel();
+        Box::pin(self.stopped.cancelled())
+    }
+}
+
+/// What came to an end.
+enum End {
+    Stopped,
+    Gone(Option<lapin::Error>),
+}
+
+struct Task {
+    core: Arc<Core>,
+    place: Arc<Place>,
+    spec: SubscribeSpec,
+    group: Group,
+    stop: CancellationToken,
+}
+
+impl Task {
+    async fn run(self, started: oneshot::Sender<Result<(), TransportError>>) {
+        let mut started = Some(started);
+        let mut links = self.core.consuming.links();
+        let mut rebuild = Rebuild::new(&self.place.place);
+        loop {
+            let link = tokio::select! {
+                link = next_link(&mut links) => link,
+                () = self.stop.cancelled() => None,
+            };
+            let Some(link) = link else { return };
+            let built = tokio::select! {
+                built = self.build(&link) => built,
+                () = self.stop.cancelled() => return,
+            };
+            match built {
+                Ok((channel, incoming)) => {
+                    if let Some(started) = started.take()
+                        && started.send(Ok(())).is_err()
+                    {
+                        return;
+                    }
+                    match self.take(&channel, incoming, &mut rebuild).await {
+                        End::Stopped => return,
+                        End::Gone(error) => {
+                            if error.is_none() {
+                                // The queue was deleted, and what was in it is gone.
+                                self.spec.sink.gap();
+                            }
+                            rebuild.ended(error.as_ref());
+                        }
+                    }
+                }
+                Err(error) => {
+                    if started.as_ref().is_some_and(oneshot::Sender::is_closed) {
+                        return;
+                    }
+                    if matches!(
+                        error.kind,
+                        TransportErrorKind::Conflict | TransportErrorKind::Forbidden
+                    ) && let Some(started) = started.take()
+                    {
+                        let _ = started.send(Err(error));
+                        return;
+                    }
+                    rebuild.failed(&error);
+                }
+            }
+            tokio::select! {
+                () = rebuild.pause() => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn build(&self, link: &Link) -> Result<(Arc<Channel>, Incoming), TransportError> {
+        let limit = self.core.options.operation_timeout;
+        let (queue, pattern) = (&self.place.queue, self.spec.pattern.as_str());
+        let channel = Arc::new(link.channel().await?);
+        let prefetch = u16::try_from(self.group.concurrency.max(1)).unwrap_or(u16::MAX);
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        bounded("limiting what is taken", limit, qos).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert(name("x-delivery-limit"), AMQPValue::LongInt(DELIVERY_LIMIT));
+        declare(&channel, limit, queue, QUEUE_LENGTH, arguments).await?;
+        let what = format!("binding the queue `{queue}` to `{pattern}`");
+        let bind = channel.queue_bind(
+            queue.clone(),
+            name(TOPICS),
+            short("pattern", pattern)?,
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bounded(&what, limit, bind).await?;
+        let what = format!("consuming the queue `{queue}`");
+        let options = BasicConsumeOptions::default();
+        let consume = channel.basic_consume(queue.clone(), name(""), options, FieldTable::default());
+        let incoming = bounded(&what, limit, consume).await?;
+        Ok((channel, incoming))
+    }
+
+    /// Takes messages, a permit for each.
+    async fn take(&self, channel: &Arc<Channel>, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+        let end = loop {
+            tokio::task::coop::consume_budget().await;
+            let message = tokio::select! {
+                message = incoming.next() => message,
+                () = self.stop.cancelled() => break End::Stopped,
+            };
+            let message = match message {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return End::Gone(Some(error)),
+                None => return End::Gone(None),
+            };
+            rebuild.good();
+            let delivery = Unsettled::new(channel, message.delivery_tag);
+            let permit = tokio::select! {
+                permit = Arc::clone(&self.group.permits).acquire_owned() => permit.ok(),
+                () = self.stop.cancelled() => None,
+            };
+            let Some(permit) = permit else { break End::Stopped };
+            // The channel went meanwhile, so the broker gives this one to somebody else.
+            if message.acker.poisoned() {
+                continue;
+            }
+            self.deliver(message, delivery, permit);
+        };
+        let cancel = channel.basic_cancel(incoming.tag(), BasicCancelOptions::default());
+        let _ = tokio::time::timeout(self.core.options.operation_timeout, cancel).await;
+        while let Some(Ok(message)) = incoming.next().await {
+            drop(Unsettled::new(channel, message.delivery_tag));
+        }
+        end
+    }
+
+    fn deliver(&self, message: Message, delivery: Unsettled, permit: tokio::sync::OwnedSemaphorePermit) {
+        let Message {
+            routing_key,
+            exchange,
+            redelivered,
+            properties,
+            data,
+            ..
+        } = message;
+        let body = Bytes::from(data);
+        // What the exchange of topics did not route has rested, or was sent again.
+        let returned = exchange.as_str().is_empty();
+        let address = returned
+            .then(|| properties::text_header(&properties, ADDRESS))
+            .flatten()
+            .unwrap_or_else(|| routing_key.as_str().to_owned());
+        let attempt = attempt(&properties, returned, redelivered);
+        let size = body.len();
+        let read = if !self.spec.pattern.matches(&address) {
+            Err("its address is none of the group's".to_owned())
+        } else if size > self.spec.max_body {
+            Err(format!(
+                "it has {size} bytes, over the limit of {}",
+                self.spec.max_body
+            ))
+        } else {
+            read_topic(&properties, body.clone()).map_err(|malformed| malformed.reason)
+        };
+        let id = properties::text_header(&properties, MESSAGE_ID).filter(|_| returned);
+        let settle = Box::new(Delivered {
+            place: Arc::clone(&self.place),
+            delivery,
+            address: address.clone(),
+            properties,
+            body,
+            attempt,
+        });
+        match read {
+            Ok(mut message) => {
+                if returned {
+                    message.meta.id = id;
+                }
+                self.spec.sink.message(TopicMessage {
+                    address,
+                    message,
+                    permit: Some(permit),
+                    tracked: Some(Tracked { attempt, settle }),
+                });
+            }
+            Err(reason) => {
+                self.spec.sink.dropped(&reason);
+                settle.dead(reason);
+            }
+        }
+    }
+}
+
+/// How often a message was delivered, this time included.
+fn attempt(properties: &BasicProperties, returned: bool, redelivered: bool) -> u32 {
+    let rested = properties::number_header(properties, ATTEMPTS).filter(|_| returned);
+    // A broker that does not count says at least that it was not the first time.
+    let counted = properties::number_header(properties, "x-delivery-count").unwrap_or(u64::from(redelivered));
+    let attempt = rested.unwrap_or(0).saturating_add(counted).saturating_add(1);
+    u32::try_from(attempt).unwrap_or(u32::MAX)
+}
+
+/// Declares a quorum queue that refuses what is too much.
+async fn declare(
+    channel: &Channel,
+    limit: Duration,
+    queue: &ShortString,
+    length: i32,
+    mut arguments: FieldTable,
+) -> Result<(), TransportError> {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    arguments.insert(name("x-queue-type"), text("quorum"));
+    arguments.insert(name("x-max-length"), AMQPValue::LongInt(length));
+    arguments.insert(name("x-overflow"), text("reject-publish"));
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let what = format!("declaring the queue `{queue}`");
+    let declare = channel.queue_declare(queue.clone(), options, arguments);
+    bounded(&what, limit, declare).await.map(|_| ())
+}
+
+/// A group and its queues.
+pub(super) struct Place {
+    core: Arc<Core>,
+    /// The group and its pattern.
+    place: String,
+    pub(super) queue: ShortString,
+    pub(super) letters: ShortString,
+}
+
+impl Place {
+    /// Puts a message to rest, from where it comes back after this time.
+    async fn rest(&self, message: (BasicProperties, Bytes), after: Duration) -> Result<(), TransportError> {
+        let ms = after.as_millis().clamp(1, 1 << 31);
+        let queue = short(
+            "name of the retry queue",
+            &format!("commlib.retry.{ms}.{}", self.place),
+        )?;
+        let limit = self.core.options.operation_timeout;
+        let number = |ms: u128| AMQPValue::LongLongInt(i64::try_from(ms).unwrap_or(i64::MAX));
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let mut arguments = FieldTable::default();
+        arguments.insert(name("x-message-ttl"), number(ms));
+        arguments.insert(name("x-expires"), number(ms.saturating_add(RETRY_EXPIRES)));
+        arguments.insert(name("x-dead-letter-exchange"), text(""));
+        arguments.insert(name("x-dead-letter-routing-key"), text(self.queue.as_str()));
+        arguments.insert(name("x-dead-letter-strategy"), text("at-least-once"));
+        let link = self.core.link().await?;
+        let channel = link.channel().await?;
+        // Each time anew: the queue is not to expire before this message has left it.
+        declare(&channel, limit, &queue, RESTING_LENGTH, arguments).await?;
+        let closing = channel.close(200, name("done"));
+        let id = message.0.message_id().as_ref().map(ToString::to_string);
+        let published = self.core.durable.publish(name(""), queue, message, id);
+        let (closed, published) = tokio::join!(bounded("closing a channel", limit, closing), published);
+        if let Err(error) = closed {
+            tracing::debug!(%error, "a channel was not closed");
+        }
+        published.map(|_| ())
+    }
+}
+
+/// A delivery of a durable topic. See [`Settle`].
+struct Delivered {
+    place: Arc<Place>,
+    delivery: Unsettled,
+    address: String,
+    properties: BasicProperties,
+    body: Bytes,
+    attempt: u32,
+}
+
+impl Delivered {
+    /// The message as it goes to another queue.
+    fn onward(
+        &mut self,
+        more: impl IntoIterator<Item = (&'static str, AMQPValue)>,
+    ) -> (BasicProperties, Bytes) {
+        let mut properties = std::mem::take(&mut self.properties);
+        let mut headers = properties.headers().clone().unwrap_or_default();
+        // The record of earlier rests would only grow.
+        let old = [
+            "x-death",
+            "x-first-death-exchange",
+            "x-first-death-queue",
+            "x-first-death-reason",
+            "x-delivery-count",
+        ];
+        headers = headers
+            .inner()
+            .iter()
+            .filter(|(key, _)| !old.contains(&key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+            .into();
+        if !headers.inner().contains_key(MESSAGE_ID)
+            && let Some(id) = properties.message_id()
+        {
+            headers.insert(name(MESSAGE_ID), AMQPValue::LongString(id.as_str().into()));
+        }
+        headers.insert(name(ADDRESS), AMQPValue::LongString(self.address.as_str().into()));
+        headers.insert(name(ATTEMPTS), AMQPValue::LongLongInt(self.attempt.into()));
+        for (key, value) in more {
+            headers.insert(name(key), value);
+        }
+        properties = properties
+            .with_headers(headers)
+            .with_delivery_mode(2)
+            .with_message_id(name(&random_name()));
+        (properties, self.body.clone())
+    }
+}
+
+impl Settle for Delivered {
+    fn handled(self: Box<Self>) {
+        self.delivery.acknowledge();
+    }
+
+    fn again(mut self: Box<Self>, after: Duration) {
+        let message = self.onward([]);
+        let place = Arc::clone(&self.place);
+        place.core.tasks.spawn(async move {
+            match self.place.rest(message, after).await {
+                Ok(()) => self.delivery.acknowledge(),
+                Err(error) => {
+                    tracing::warn!(queue = %self.place.queue, %error, "a message could not be put to rest; its member keeps it meanwhile");
+                    tokio::time::sleep(after).await;
+                    drop(self.delivery);
+                }
+            }
+        });
+    }
+
+    fn dead(mut self: Box<Self>, reason: String) {
+        let more = durable_letters::headers(&self.place.queue, &reason);
+        let message = self.onward(more);
+        let place = Arc::clone(&self.place);
+        place.core.tasks.spawn(async move {
+            match durable_letters::bury(&self.place.core, &self.place.letters, message).await {
+                Ok(()) => self.delivery.acknowledge(),
+                Err(error) => {
+                    tracing::warn!(queue = %self.place.queue, %error, "a dead letter could not be kept; the message will be delivered again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    drop(self.delivery);
+                }
+            }
+        });
+    }
+}
+
+/// A message that is sent to its group again, as it was before it was delivered.
+pub(super) fn afresh(properties: BasicProperties) -> BasicProperties {
+    let headers = properties.headers().clone().unwrap_or_default();
+    let headers: FieldTable = headers
+        .inner()
+        .iter()
+        .filter(|(key, _)| key.as_str() != ATTEMPTS && !durable_letters::is_own(key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .into();
+    properties
+        .with_headers(headers)
+        .with_delivery_mode(2)
+        .with_message_id(name(&random_name()))
+}
+
+/// The address that a dead letter was published to, and how often it was delivered.
+pub(super) fn history(properties: &BasicProperties) -> (String, u32) {
+    let attempts = properties::number_header(properties, ATTEMPTS).unwrap_or(0);
+    (
+        properties::text_header(properties, ADDRESS).unwrap_or_default(),
+        u32::try_from(attempts).unwrap_or(u32::MAX),
+    )
+}

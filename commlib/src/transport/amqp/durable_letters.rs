@@ -1,0 +1,218 @@
+//! Dead letters of groups: a queue per group, with why and after how many attempts in the headers of each message.
+//!
+//! AMQP has no way to look at one message of a queue. Listing takes messages and gives them back, so meanwhile they are
+//! hidden from everybody else; a single one is found by going through those before it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lapin::message::Delivery as Message;
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{BasicProperties, Channel};
+
+use super::durable::{GROUP_QUEUE, afresh, history};
+use super::errors::{self, bounded};
+use super::properties::{self, name, read_topic, short};
+use super::supervisor::Link;
+use super::{Core, random_name};
+use crate::envelope::Envelope;
+use crate::transport::durable::now_micros;
+use crate::transport::{DeadLetter, Disposal, TransportError};
+
+/// Dead letters of a group; the oldest go.
+const LENGTH: usize = 10_000;
+/// Reasons are cut here: headers have to fit one frame.
+const MAX_REASON: usize = 8 * 1024;
+
+const OWN: &str = "commlib-dead-";
+const ID: &str = "commlib-dead-id";
+const REASON: &str = "commlib-dead-reason";
+const QUEUE: &str = "commlib-dead-queue";
+const TIME: &str = "commlib-dead-us";
+
+/// The queue of the dead letters of a group below its namespace.
+pub(super) fn queue(group: &str) -> Result<ShortString, TransportError> {
+    short(
+        "name of the queue of dead letters",
+        &format!("commlib.dead.{group}"),
+    )
+}
+
+/// Whether a header is one of a dead letter.
+pub(super) fn is_own(header: &str) -> bool {
+    header.starts_with(OWN)
+}
+
+/// The headers of a message of this queue that is given up.
+pub(super) fn headers(queue: &ShortString, reason: &str) -> [(&'static str, AMQPValue); 4] {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let now = i64::try_from(now_micros()).unwrap_or(i64::MAX);
+    [
+        (ID, text(&random_name())),
+        (REASON, text(properties::cut(reason, MAX_REASON))),
+        (QUEUE, text(queue.as_str())),
+        (TIME, AMQPValue::LongLongInt(now)),
+    ]
+}
+
+/// Keeps a dead letter.
+pub(super) async fn bury(
+    core: &Core,
+    letters: &ShortString,
+    message: (BasicProperties, Bytes),
+) -> Result<(), TransportError> {
+    let link = core.link().await?;
+    let channel = link.channel().await?;
+    let mut arguments = FieldTable::default();
+    let length = i32::try_from(LENGTH).unwrap_or(i32::MAX);
+    arguments.insert(name("x-max-length"), AMQPValue::LongInt(length));
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let what = format!("declaring the queue `{letters}`");
+    let declare = channel.queue_declare(letters.clone(), options, arguments);
+    bounded(&what, core.options.operation_timeout, declare).await?;
+    let id = message.0.message_id().as_ref().map(ToString::to_string);
+    core.durable
+        .publish(name(""), letters.clone(), message, id)
+        .await?;
+    close(core, &channel).await;
+    Ok(())
+}
+
+/// The oldest dead letters of a group.
+pub(super) async fn list(core: &Core, group: &str, limit: usize) -> Result<Vec<DeadLetter>, TransportError> {
+    let mut scan = Scan::begin(core, group).await?;
+    let mut letters = Vec::new();
+    while letters.len() < limit.min(LENGTH) {
+        let Some(message) = scan.next().await? else { break };
+        letters.push(describe(message));
+    }
+    scan.end().await;
+    Ok(letters)
+}
+
+/// Does away with one dead letter. Whether there was one of this id.
+pub(super) async fn dispose(
+    core: &Core,
+    group: &str,
+    id: &str,
+    disposal: Disposal,
+) -> Result<bool, TransportError> {
+    let mut scan = Scan::begin(core, group).await?;
+    let found = loop {
+        match scan.next().await? {
+            Some(message) if letter_id(&message.properties) == id => break Some(message),
+            Some(_) => {}
+            None => break None,
+        }
+    };
+    let disposed = match found {
+        None => false,
+        Some(message) => {
+            let tag = message.delivery_tag;
+            if disposal == Disposal::Resend {
+                resend(core, message).await?;
+            }
+            let ack = scan.channel.basic_ack(tag, BasicAckOptions::default());
+            bounded("removing a dead letter", core.options.operation_timeout, ack).await?;
+            true
+        }
+    };
+    scan.end().await;
+    Ok(disposed)
+}
+
+async fn resend(core: &Core, message: Message) -> Result<(), TransportError> {
+    let queue = properties::text_header(&message.properties, QUEUE).unwrap_or_default();
+    // Who can write to the queue of dead letters is not to choose any queue.
+    let queue = if queue.starts_with(GROUP_QUEUE) {
+        short("name of the group's queue", &queue)?
+    } else {
+        return Err(TransportError::did_not_run(
+            crate::transport::TransportErrorKind::Protocol,
+            "the dead letter does not say which group it is of; discard it",
+        ));
+    };
+    let properties = afresh(message.properties);
+    let id = properties.message_id().as_ref().map(ToString::to_string);
+    let message = (properties, Bytes::from(message.data));
+    core.durable
+        .publish(name(""), queue, message, id)
+        .await
+        .map(|_| ())
+}
+
+fn letter_id(properties: &BasicProperties) -> String {
+    properties::text_header(properties, ID).unwrap_or_default()
+}
+
+fn describe(message: Message) -> DeadLetter {
+    let Message { properties, data, .. } = message;
+    let body = Bytes::from(data);
+    // What can't be read has no more to it than its bytes.
+    let read = read_topic(&properties, body.clone()).unwrap_or_else(|_| Envelope {
+        data: body,
+        ..Envelope::default()
+    });
+    let (topic, attempts) = history(&properties);
+    DeadLetter {
+        id: letter_id(&properties),
+        topic,
+        reason: properties::text_header(&properties, REASON).unwrap_or_default(),
+        attempts,
+        body: read.data,
+        headers: read.meta.headers,
+        timestamp: read.meta.timestamp,
+        died: properties::number_header(&properties, TIME),
+    }
+}
+
+/// Goes through a queue of dead letters; what it took and did not remove goes back at its end.
+struct Scan<'a> {
+    core: &'a Core,
+    queue: ShortString,
+    channel: Channel,
+    /// Keeps the connection.
+    _link: Arc<Link>,
+}
+
+impl<'a> Scan<'a> {
+    async fn begin(core: &'a Core, group: &str) -> Result<Self, TransportError> {
+        let link = core.link().await?;
+        Ok(Self {
+            core,
+            queue: queue(group)?,
+            channel: link.channel().await?,
+            _link: link,
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Message>, TransportError> {
+        let get = self
+            .channel
+            .basic_get(self.queue.clone(), BasicGetOptions::default());
+        let limit = self.core.options.operation_timeout;
+        let what = "looking at dead letters";
+        match tokio::time::timeout(limit, get).await {
+            Ok(Ok(message)) => Ok(message.map(|message| message.delivery)),
+            // There is no queue before the first dead letter.
+            Ok(Err(error)) if errors::code(&error) == Some(404) => Ok(None),
+            Ok(Err(error)) => Err(errors::operation(what, &error, crate::Execution::DidNotRun)),
+            Err(_) => Err(errors::timeout(what, limit, crate::Execution::DidNotRun)),
+        }
+    }
+
+    async fn end(self) {
+        close(self.core, &self.channel).await;
+    }
+}
+
+async fn close(core: &Core, channel: &Channel) {
+    let closing = channel.close(200, name("done"));
+    if let Err(error) = bounded("closing a channel", core.options.operation_timeout, closing).await {
+        tracing::debug!(%error, "a channel was not closed");
+    }
+}

@@ -1,0 +1,129 @@
+//! What durable topics add to the transport contract.
+//!
+//! A durable topic has *groups* that are kept by the broker: each gets every message that was accepted since its first
+//! member joined, also while no member is there. A member takes messages as long as it has permits, and *settles* each:
+//! handled, to be delivered again later, or dead. One that dies unsettled, or is dropped, goes to another member. How
+//! often a message is tried and how long it rests is decided above; a transport only counts the deliveries.
+
+use std::time::Duration;
+#[cfg(any(feature = "memory", feature = "amqp"))]
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use crate::address::Pattern;
+use crate::envelope::Headers;
+
+/// Where an accepted message is kept for groups that are away: what it survives. In rising order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Nowhere: it went to whoever listened. Also of a durable topic to which nobody listens yet, where the broker
+    /// keeps messages per group (RabbitMQ).
+    #[default]
+    None,
+    /// In this process, until that ends: the in-process bus.
+    Process,
+    /// In the memory of the broker, until that ends: Redis without an append-only file. A snapshot may save it.
+    BrokerMemory,
+    /// In a file of the broker that may not be on the disk yet: it survives a crash of the broker, but the last second
+    /// may not survive a crash of its machine. Redis with an append-only file.
+    BrokerFile,
+    /// On the disk of the broker: RabbitMQ's durable queues, Redis with `appendfsync always`.
+    BrokerDisk,
+}
+
+impl Durability {
+    /// Whether the message survives that the broker ends and is started again.
+    #[must_use]
+    pub fn survives_restart(self) -> bool {
+        self >= Self::BrokerFile
+    }
+}
+
+/// How a message is published.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct PublishOptions {
+    /// The durable topic that the address belongs to, with `*` for every level that varies: kept for its groups.
+    pub durable: Option<Pattern>,
+}
+
+impl PublishOptions {
+    /// A message of a durable topic.
+    #[must_use]
+    pub fn durable(topic: Pattern) -> Self {
+        Self { durable: Some(topic) }
+    }
+}
+
+/// Membership of a group that the broker keeps.
+#[derive(Debug, Clone)]
+pub struct DurableSpec {
+    /// The durable topic, with `*` for every level that varies. The pattern of the subscription is a part of it.
+    pub topic: Pattern,
+    /// Where dead letters of the group go: the group's name below the namespace of the node.
+    pub dead_letters: String,
+}
+
+/// What a message of a durable topic has beside the message.
+pub struct Tracked {
+    /// How often it was delivered to a member of the group, this time included: from 1.
+    pub attempt: u32,
+    /// Ends its handling.
+    pub settle: Box<dyn Settle>,
+}
+
+/// Ends the handling of one message of a durable topic; used once. Calls never block.
+///
+/// Dropping it gives the message back: it is delivered again, to any member of the group.
+pub trait Settle: Send + Sync {
+    /// It was handled: the group does not get it again.
+    fn handled(self: Box<Self>);
+
+    /// It is to be delivered again when this time has passed, or somewhat later.
+    fn again(self: Box<Self>, after: Duration);
+
+    /// It is given up and becomes a dead letter.
+    fn dead(self: Box<Self>, reason: String);
+}
+
+/// A message that a group gave up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// Names it at the broker.
+    pub id: String,
+    /// The address that it was published to.
+    pub topic: String,
+    /// Why it was given up.
+    pub reason: String,
+    /// How often it was delivered.
+    pub attempts: u32,
+    /// The body as it came. JSON unless it could not be read.
+    pub body: Bytes,
+    /// The headers of the message. Untrusted text.
+    pub headers: Headers,
+    /// When it was published by the publisher's clock, in µs since 1970 UTC, if it said so.
+    pub timestamp: Option<u64>,
+    /// When it was given up, in µs since 1970 UTC.
+    pub died: Option<u64>,
+}
+
+/// What is done with a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disposal {
+    /// Its group gets it again, as for the first time.
+    Resend,
+    /// It is deleted.
+    Discard,
+}
+
+/// The wall clock in µs since 1970 UTC, for when a message was given up.
+#[cfg(any(feature = "memory", feature = "amqp"))]
+pub(super) fn now_micros() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,276 @@
+//! Durable topics on the in-process bus: the queues of groups, which stay while nobody takes from them, and the dead
+//! letters. All of it is gone when the last node of the bus is.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+
+use super::bus::Bus;
+use super::topics::Subscriber;
+use crate::address::Pattern;
+use crate::envelope::Envelope;
+use crate::transport::durable::now_micros;
+use crate::transport::{
+    Accepted, DeadLetter, Disposal, Durability, Settle, TopicMessage, Tracked, TransportError,
+    TransportErrorKind,
+};
+
+/// Messages that a group has not settled; more are refused.
+const QUEUE_LIMIT: usize = 10_000;
+/// Dead letters of a group; the oldest go.
+const LETTER_LIMIT: usize = 10_000;
+
+/// What a bus keeps for durable topics.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// By the name of the group and its pattern.
+    groups: HashMap<(String, String), Arc<Queue>>,
+    letters: HashMap<String, VecDeque<Letter>>,
+    next_letter: u64,
+}
+
+/// The queue of a group.
+pub(super) struct Queue {
+    pattern: Pattern,
+    dead_letters: String,
+    items: Mutex<VecDeque<Item>>,
+    arrived: Notify,
+    /// Messages that are not settled: in the queue, with a member, or resting.
+    unsettled: AtomicUsize,
+}
+
+struct Item {
+    address: String,
+    message: Envelope,
+    deliveries: u32,
+}
+
+struct Letter {
+    id: u64,
+    queue: Arc<Queue>,
+    item: Item,
+    reason: String,
+    died: u64,
+}
+
+impl Queue {
+    fn put(&self, item: Item) {
+        self.items.lock().push_back(item);
+        self.arrived.notify_one();
+    }
+
+    fn put_first(&self, item: Item) {
+        self.items.lock().push_front(item);
+        self.arrived.notify_one();
+    }
+
+    async fn next(&self) -> Item {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(item) = self.items.lock().pop_front() {
+                // Notifications don't add up, so whoever takes one of several wakes the next taker.
+                self.arrived.notify_one();
+                return item;
+            }
+            arrived.await;
+        }
+    }
+}
+
+impl Bus {
+    /// Publishes to the groups of a durable topic and to whoever listens.
+    pub(super) fn publish_durable(
+        &self,
+        address: &str,
+        message: Envelope,
+    ) -> Result<Accepted, TransportError> {
+        let kept = self.kept.lock();
+        let groups: Vec<_> = kept
+            .groups
+            .values()
+            .filter(|queue| queue.pattern.matches(address))
+            .collect();
+        if groups
+            .iter()
+            .any(|queue| queue.unsettled.load(Ordering::Relaxed) >= QUEUE_LIMIT)
+        {
+            return Err(TransportError::did_not_run(
+                TransportErrorKind::QueueFull,
+                format!("{QUEUE_LIMIT} messages wait for a group that listens to `{address}` already"),
+            ));
+        }
+        for queue in &groups {
+            queue.unsettled.fetch_add(1, Ordering::Relaxed);
+            queue.put(Item {
+                address: address.to_owned(),
+                message: message.clone(),
+                deliveries: 0,
+            });
+        }
+        let count = groups.len() as u64;
+        drop(groups);
+        drop(kept);
+        Ok(Accepted {
+            durability: if count > 0 {
+                Durability::Process
+            } else {
+                Durability::None
+            },
+            receivers: Some(self.topics.broadcast(address, Ok(message)) + count),
+        })
+    }
+
+    /// The queue of a group, made when its first member joins.
+    pub(super) fn group_queue(&self, group: &str, pattern: &Pattern, dead_letters: &str) -> Arc<Queue> {
+        let key = (group.to_owned(), pattern.as_str().to_owned());
+        let mut kept = self.kept.lock();
+        let queue = kept.groups.entry(key).or_insert_with(|| {
+            Arc::new(Queue {
+                pattern: pattern.clone(),
+                dead_letters: dead_letters.to_owned(),
+                items: Mutex::default(),
+                arrived: Notify::new(),
+                unsettled: AtomicUsize::new(0),
+            })
+        });
+        Arc::clone(queue)
+    }
+
+    fn bury(&self, queue: Arc<Queue>, item: Item, reason: String) {
+        queue.unsettled.fetch_sub(1, Ordering::Relaxed);
+        let mut kept = self.kept.lock();
+        kept.next_letter += 1;
+        let id = kept.next_letter;
+        let letters = kept.letters.entry(queue.dead_letters.clone()).or_default();
+        if letters.len() >= LETTER_LIMIT {
+            letters.pop_front();
+        }
+        letters.push_back(Letter {
+            id,
+            queue,
+            item,
+            reason,
+            died: now_micros(),
+        });
+    }
+
+    pub(super) fn dead_letters(&self, group: &str, limit: usize) -> Vec<DeadLetter> {
+        let kept = self.kept.lock();
+        let letters = kept.letters.get(group).into_iter().flatten();
+        letters.take(limit).map(Letter::describe).collect()
+    }
+
+    /// Whether there was one of this id.
+    pub(super) fn dispose(&self, group: &str, id: &str, disposal: Disposal) -> bool {
+        let mut kept = self.kept.lock();
+        let Some(letters) = kept.letters.get_mut(group) else {
+            return false;
+        };
+        let place = letters.iter().position(|letter| letter.id.to_string() == id);
+        let Some(letter) = place.and_then(|place| letters.remove(place)) else {
+            return false;
+        };
+        drop(kept);
+        if disposal == Disposal::Resend {
+            letter.queue.unsettled.fetch_add(1, Ordering::Relaxed);
+            letter.queue.put(Item {
+                deliveries: 0,
+                ..letter.item
+            });
+        }
+        true
+    }
+}
+
+impl Letter {
+    fn describe(&self) -> DeadLetter {
+        DeadLetter {
+            id: self.id.to_string(),
+            topic: self.item.address.clone(),
+            reason: self.reason.clone(),
+            attempts: self.item.deliveries,
+            body: self.item.message.data.clone(),
+            headers: self.item.message.meta.headers.clone(),
+            timestamp: self.item.message.meta.timestamp,
+            died: Some(self.died),
+        }
+    }
+}
+
+/// Takes messages for one member. It ends between messages only: nothing taken is lost.
+pub(super) async fn take_part(
+    bus: Arc<Bus>,
+    member: Arc<Subscriber>,
+    permits: Arc<Semaphore>,
+    queue: Arc<Queue>,
+) {
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
+        let mut item = queue.next().await;
+        item.deliveries = item.deliveries.saturating_add(1);
+        let (address, attempt) = (item.address.clone(), item.deliveries);
+        let message = item.message.clone();
+        let settle = Box::new(Unsettled {
+            bus: Arc::clone(&bus),
+            queue: Arc::clone(&queue),
+            item: Some(item),
+        });
+        if message.data.len() > member.max_body {
+            let reason = format!(
+                "it has {} bytes, over the limit of {}",
+                message.data.len(),
+                member.max_body
+            );
+            member.sink.dropped(&reason);
+            settle.dead(reason);
+            continue;
+        }
+        member.sink.message(TopicMessage {
+            address,
+            message,
+            permit: Some(permit),
+            tracked: Some(Tracked { attempt, settle }),
+        });
+    }
+}
+
+/// See [`Settle`].
+struct Unsettled {
+    bus: Arc<Bus>,
+    queue: Arc<Queue>,
+    item: Option<Item>,
+}
+
+impl Settle for Unsettled {
+    fn handled(mut self: Box<Self>) {
+        self.item = None;
+        self.queue.unsettled.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn again(mut self: Box<Self>, after: Duration) {
+        let queue = Arc::clone(&self.queue);
+        if let Some(item) = self.item.take() {
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                queue.put(item);
+            });
+        }
+    }
+
+    fn dead(mut self: Box<Self>, reason: String) {
+        if let Some(item) = self.item.take() {
+            self.bus.bury(Arc::clone(&self.queue), item, reason);
+        }
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if let Some(item) = self.item.take() {
+            self.queue.put_first(item);
+        }
+    }
+}

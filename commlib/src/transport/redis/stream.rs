@@ -1,0 +1,204 @@
+//! Durable topics: streams. Each durable topic has one, which all its addresses share and all its groups read.
+//!
+//! An entry has the address (`a`), the message (`m`), and, if it was a dead letter that was sent again, the only group
+//! that it is for (`g`). Whoever listens without a group gets the message on the channel of its address as of any topic.
+//! A group reads with [members](super::stream_member); what it gives up goes to its
+//! [dead letters](super::stream_letters).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::fault;
+use super::handle::Handle;
+use super::resp::{self, Value};
+use crate::address::{Address, Pattern};
+use crate::error::Execution;
+use crate::transport::{Accepted, Durability, TransportError, TransportErrorKind};
+
+/// Entries of a stream, about: the oldest go, whether or not all groups have read them.
+pub(super) const STREAM_LIMIT: &str = "100000";
+/// How long what is known about the broker's persistence is believed.
+const BELIEVED: Duration = Duration::from_secs(30);
+
+/// The stream of a durable topic.
+pub(super) fn key(topic: &Pattern) -> String {
+    format!("commlib:stream:{topic}")
+}
+
+/// A group in its stream.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) stream: String,
+    /// The group as the broker knows it: one of the same name that listens to another part of the topic is another.
+    pub(super) group: String,
+    /// Both, to tell places apart.
+    both: String,
+}
+
+impl Place {
+    pub(super) fn new(topic: &Pattern, group: &str, pattern: &Pattern) -> Arc<Self> {
+        let stream = key(topic);
+        let group = format!("{group}:{pattern}");
+        Arc::new(Self {
+            both: format!("{stream} {group}"),
+            stream,
+            group,
+        })
+    }
+}
+
+/// A message for a stream.
+pub(super) struct Append {
+    pub(super) stream: String,
+    pub(super) address: Address,
+    pub(super) item: Bytes,
+    /// How well the broker keeps what it accepts.
+    pub(super) durability: Durability,
+    pub(super) done: oneshot::Sender<Result<Accepted, TransportError>>,
+}
+
+impl Append {
+    /// Adds it to the stream, and publishes it to whoever listens without a group: two commands. The body goes over the
+    /// wire twice, which costs less than taking it through a script.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let address = self.address.as_str().as_bytes();
+        let words: [&[u8]; 10] = [
+            b"XADD",
+            self.stream.as_bytes(),
+            b"MAXLEN",
+            b"~",
+            STREAM_LIMIT.as_bytes(),
+            b"*",
+            b"a",
+            address,
+            b"m",
+            &self.item,
+        ];
+        resp::command(out, &words);
+        resp::command(out, &[b"PUBLISH", address, &self.item]);
+    }
+
+    /// The broker answered: how many listened, or why it refused one of the two.
+    pub(super) fn answered(self, answer: &Value) {
+        let result = match answer {
+            Value::Int(_) => Ok(Accepted {
+                durability: self.durability,
+                receivers: None,
+            }),
+            Value::Error(error) => Err(TransportError {
+                execution: Execution::MayHaveRun,
+                ..fault::refused(&self.what(), error)
+            }),
+            _ => Err(TransportError::may_have_run(
+                TransportErrorKind::Protocol,
+                format!(
+                    "cannot {}: the broker answered what was not asked for",
+                    self.what()
+                ),
+            )),
+        };
+        let _ = self.done.send(result);
+    }
+
+    fn what(&self) -> String {
+        format!("publish to `{}`", self.address)
+    }
+
+    pub(super) fn lost(self, reason: &str, execution: Execution) {
+        let error = fault::lost(&self.what(), reason, execution);
+        let _ = self.done.send(Err(error));
+    }
+
+    pub(super) fn unsent(self) {
+        let error = fault::disconnected(&self.what());
+        let _ = self.done.send(Err(error));
+    }
+}
+
+/// An entry that a group is done with. Twice does no harm, so it is written until the broker has heard it.
+pub(super) struct Ack {
+    pub(super) place: Arc<Place>,
+    pub(super) id: Bytes,
+}
+
+impl Ack {
+    pub(super) fn place(&self) -> &str {
+        &self.place.both
+    }
+}
+
+/// Writes acknowledgements of one group.
+pub(super) fn write_acks(acks: &[Ack], out: &mut Vec<u8>) {
+    let Some(first) = acks.first() else { return };
+    resp::begin(out, 3 + acks.len());
+    resp::word(out, b"XACK");
+    resp::word(out, first.place.stream.as_bytes());
+    resp::word(out, first.place.group.as_bytes());
+    for ack in acks {
+        resp::word(out, &ack.id);
+    }
+}
+
+/// Tells when acknowledgements were refused; their messages come again.
+pub(super) fn acknowledged(acks: &[Ack], answer: &Value) {
+    if let (Value::Error(error), Some(first)) = (answer, acks.first()) {
+        tracing::warn!(
+            stream = first.place.stream,
+            group = first.place.group,
+            count = acks.len(),
+            error = fault::text(error),
+            "the broker refused acknowledgements; the messages will be delivered again"
+        );
+    }
+}
+
+/// How well the broker keeps what it accepts, asked for from time to time.
+#[derive(Default)]
+pub(super) struct Persistence {
+    known: Mutex<Option<(Instant, Durability)>>,
+    /// The connections that were lost by then: the next broker may be set up in another way.
+    losses: AtomicU64,
+}
+
+impl Persistence {
+    pub(super) async fn get(&self, handle: &Handle, limit: Duration) -> Durability {
+        let losses = *handle.losses.borrow();
+        if self.losses.swap(losses, Ordering::Relaxed) == losses
+            && let Some((since, durability)) = *self.known.lock()
+            && since.elapsed() < BELIEVED
+        {
+            return durability;
+        }
+        let durability = ask(handle, limit).await;
+        *self.known.lock() = Some((Instant::now(), durability));
+        durability
+    }
+}
+
+/// Says what is certain: a user who may not ask is told the least.
+async fn ask(handle: &Handle, limit: Duration) -> Durability {
+    let info = handle
+        .ask(limit, "ask about persistence", &[b"INFO", b"persistence"])
+        .await;
+    let append_only = info
+        .as_ref()
+        .ok()
+        .and_then(Value::as_str)
+        .is_some_and(|text| text.lines().any(|line| line.trim() == "aof_enabled:1"));
+    if !append_only {
+        return Durability::BrokerMemory;
+    }
+    let words: [&[u8]; 3] = [b"CONFIG", b"GET", b"appendfsync"];
+    match handle.ask(limit, "ask about persistence", &words).await {
+        Ok(Value::Array(pair)) if pair.get(1).and_then(Value::as_str) == Some("always") => {
+            Durability::BrokerDisk
+        }
+        _ => Durability::BrokerFile,
+    }
+}

@@ -1,0 +1,675 @@
+//! One member of a group of a durable topic: takes entries of the stream and settles each.
+//!
+//! It has a connection of its own for reading, which blocks; all else goes through the writer. What it has taken stays
+//! *pending* at the broker until it is acknowledged. While its handler runs, or while it rests before the next attempt,
+//! the member says every few seconds that it still has it; what nobody spoke for is taken over by another member.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Endpoint, Link, LinkError, SILENCE};
+use super::fault;
+use super::handle::Handle;
+use super::jobs::{Ask, Call, Job};
+use super::resp::{self, Value};
+use super::scripts::{Script, Scripts};
+use super::stream::{Ack, Place};
+use super::stream_letters::{LETTER_LIMIT, letters_key};
+use super::{Life, RedisTransport};
+use crate::address::Pattern;
+use crate::envelope::{Envelope, native};
+use crate::error::Execution;
+use crate::transport::backoff::Backoff;
+use crate::transport::{
+    DurableSpec, Group, Settle, SubscribeSpec, Subscription, TopicMessage, TopicSink, Tracked, TransportError,
+};
+
+/// Entries taken at once.
+const BATCH: usize = 64;
+/// How long a read waits for entries. What rested long enough, and what the dead left behind, is looked at in between.
+const BLOCK: Duration = Duration::from_millis(500);
+const BLOCK_MS: &[u8] = b"500";
+/// How often it is looked for what others left behind.
+const SEARCH: Duration = Duration::from_secs(1);
+/// How often a member speaks for what it has.
+const BEAT: Duration = Duration::from_secs(3);
+/// What nobody spoke for so long, in ms, was left behind.
+const LEFT_BEHIND_MS: &[u8] = b"10000";
+/// The age of an entry that is given back, in ms, so that the next member to look takes it.
+const GIVEN_BACK_MS: &[u8] = b"86400000";
+/// A member that did nothing for so long, in ms, and has nothing, is gone.
+const GONE_MS: &str = "3600000";
+/// Entries spoken for with one command.
+const SPOKEN_FOR: usize = 500;
+
+/// Joins a group; resolves when the broker knows it.
+pub(super) async fn join(
+    transport: &RedisTransport,
+    spec: SubscribeSpec,
+    group: Group,
+    durable: &DurableSpec,
+) -> Result<Box<dyn Subscription>, TransportError> {
+    let what = format!("subscribe to `{}` as group `{}`", spec.pattern, group.name);
+    let deadline = Instant::now() + transport.options.operation_timeout;
+    transport.connected(&what, deadline).await?;
+    let stop = transport.receiving.child_token();
+    let guard = stop.clone().drop_guard();
+    let member = Member {
+        endpoint: Arc::clone(&transport.endpoint),
+        shared: Arc::new(Shared {
+            handle: Arc::clone(&transport.handle),
+            place: Place::new(&durable.topic, &group.name, &spec.pattern),
+            consumer: format!("{}.{}", transport.options.node_id, transport.number()),
+            letters: letters_key(&durable.dead_letters),
+            held: Mutex::default(),
+        }),
+        pattern: spec.pattern,
+        group,
+        max_body: spec.max_body,
+        sink: spec.sink,
+        stop: stop.clone(),
+        cursor: "0-0".to_owned(),
+    };
+    let ready = match tokio::time::timeout_at(deadline, member.open("$")).await {
+        Ok(Ok(ready)) => ready,
+        Ok(Err(OpenError::Refused(error))) => return Err(error),
+        Ok(Err(OpenError::Lost(reason))) => return Err(fault::lost(&what, &reason, Execution::DidNotRun)),
+        Err(_) => return Err(transport.too_late(&what)),
+    };
+    let (ended, watched) = watch::channel(false);
+    tokio::spawn(member.run(ready, ended, transport.stop.clone()));
+    guard.disarm();
+    Ok(Box::new(Membership {
+        stop,
+        ended: watched,
+        _life: Arc::clone(&transport.life),
+    }))
+}
+
+/// The handle that the layer above keeps.
+struct Membership {
+    stop: CancellationToken,
+    ended: watch::Receiver<bool>,
+    _life: Life,
+}
+
+impl Subscription for Membership {
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        self.stop.cancel();
+        let mut ended = self.ended.clone();
+        Box::pin(async move {
+            // The task ends within the limit of a read; one that is gone has dropped its end of the channel.
+            let _ = ended.wait_for(|ended| *ended).await;
+        })
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// What a member shares with the messages that it delivered.
+struct Shared {
+    handle: Arc<Handle>,
+    place: Arc<Place>,
+    /// Names this member.
+    consumer: String,
+    /// The stream of dead letters.
+    letters: String,
+    /// What is taken and not settled; with a time if it rests until then.
+    held: Mutex<HashMap<Bytes, Option<Instant>>>,
+}
+
+enum End {
+    Stopped,
+    Lost(LinkError),
+}
+
+impl From<LinkError> for End {
+    fn from(error: LinkError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+enum OpenError {
+    Lost(String),
+    Refused(TransportError),
+}
+
+struct Ready {
+    link: Link,
+    scripts: Scripts,
+}
+
+struct Member {
+    endpoint: Arc<Endpoint>,
+    shared: Arc<Shared>,
+    pattern: Pattern,
+    group: Group,
+    max_body: usize,
+    sink: Arc<dyn TopicSink>,
+    stop: CancellationToken,
+    /// How far the search for what others left behind has come.
+    cursor: String,
+}
+
+impl Member {
+    /// Opens a connection and makes the group, which begins at `start` if it is new.
+    async fn open(&self, start: &str) -> Result<Ready, OpenError> {
+        let lost = |error: LinkError| OpenError::Lost(error.to_string());
+        let mut link = self
+            .endpoint
+            .open("member")
+            .await
+            .map_err(|error| OpenError::Lost(error.to_string()))?;
+        let scripts = Scripts::open(&mut link).await.map_err(lost)?;
+        let place = &self.shared.place;
+        let mut command = Vec::new();
+        resp::command(
+            &mut command,
+            &[
+                b"XGROUP",
+                b"CREATE",
+                place.stream.as_bytes(),
+                place.group.as_bytes(),
+                start.as_bytes(),
+                b"MKSTREAM",
+            ],
+        );
+        let answers = link.ask(&command, 1, SILENCE).await.map_err(lost)?;
+        match answers.first() {
+            Some(Value::Error(error)) if error.code() != "BUSYGROUP" => {
+                let what = format!(
+                    "make the group `{}` of the stream `{}`",
+                    place.group, place.stream
+                );
+                Err(OpenError::Refused(fault::refused(&what, error)))
+            }
+            _ => Ok(Ready { link, scripts }),
+        }
+    }
+
+    /// Runs until it is stopped, on one connection after the other; then speaks for what is still handled until that is
+    /// settled, or `closed`.
+    async fn run(mut self, ready: Ready, ended: watch::Sender<bool>, closed: CancellationToken) {
+        let stop = self.stop.clone();
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = Some(ready);
+        loop {
+            let ready = match next.take() {
+                Some(ready) => ready,
+                None => tokio::select! {
+                    ready = self.reopen() => ready,
+                    () = stop.cancelled() => break,
+                },
+            };
+            match self.drive(ready, &mut beat).await {
+                Ok(never) => match never {},
+                Err(End::Stopped) => break,
+                Err(End::Lost(error)) => {
+                    tracing::warn!(group = self.shared.place.group, %error, "a member of a group lost its connection to the broker; it will be back");
+                }
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        // The sink may have messages that nobody will ask for: with it they go back.
+        drop(self);
+        shared.release_resting();
+        ended.send_replace(true);
+        while !shared.held.lock().is_empty() {
+            tokio::select! {
+                _ = beat.tick() => shared.speak(),
+                () = closed.cancelled() => return,
+            }
+        }
+        shared.tidy();
+    }
+
+    async fn reopen(&self) -> Ready {
+        let mut backoff = Backoff::new();
+        loop {
+            tokio::time::sleep(backoff.next_delay()).await;
+            // A group that is gone went with the broker's data: all that is there now is new to it.
+            match self.open("0").await {
+                Ok(ready) => return ready,
+                Err(OpenError::Lost(reason)) => {
+                    tracing::debug!(group = self.shared.place.group, reason, "a member cannot connect");
+                }
+                Err(OpenError::Refused(error)) => {
+                    tracing::warn!(group = self.shared.place.group, %error, "a member cannot join its group; trying on");
+                }
+            }
+        }
+    }
+
+    async fn drive(&mut self, ready: Ready, beat: &mut Interval) -> Result<std::convert::Infallible, End> {
+        let Ready {
+            mut link,
+            mut scripts,
+        } = ready;
+        let mut search = Instant::now();
+        self.shared.tidy();
+        loop {
+            let permits = loop {
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return Err(End::Stopped),
+                    _ = beat.tick() => self.shared.speak(),
+                    permits = permits(&self.group) => break permits,
+                }
+            };
+            // A closed semaphore is a handler that is going away.
+            let Some(mut permits) = permits else {
+                return Err(End::Stopped);
+            };
+            let now = Instant::now();
+            let due = self.shared.due(now, permits.len());
+            if !due.is_empty() {
+                self.take_again(&mut link, &mut scripts, &due, &mut permits, beat)
+                    .await?;
+            } else if search <= now {
+                if self
+                    .take_over(&mut link, &mut scripts, &mut permits, beat)
+                    .await?
+                {
+                    search = now + SEARCH;
+                }
+            } else {
+                self.read(&mut link, &mut permits, beat).await?;
+            }
+        }
+    }
+
+    /// Takes what is new.
+    async fn read(
+        &mut self,
+        link: &mut Link,
+        permits: &mut Vec<OwnedSemaphorePermit>,
+        beat: &mut Interval,
+    ) -> Result<(), End> {
+        let place = &self.shared.place;
+        let (mut command, count) = (Vec::new(), permits.len().to_string());
+        let words: [&[u8]; 11] = [
+            b"XREADGROUP",
+            b"GROUP",
+            place.group.as_bytes(),
+            self.shared.consumer.as_bytes(),
+            b"COUNT",
+            count.as_bytes(),
+            b"BLOCK",
+            BLOCK_MS,
+            b"STREAMS",
+            place.stream.as_bytes(),
+            b">",
+        ];
+        resp::command(&mut command, &words);
+        let answer = self.ask(link, &command, beat).await?;
+        match answer {
+            Value::Nil => {}
+            // The name of the stream and its entries.
+            Value::Array(streams) => {
+                if let Some(Value::Array(entries)) = streams.into_iter().nth(1) {
+                    for entry in entries {
+                        if let Value::Array(entry) = entry {
+                            self.entry(1, entry, permits);
+                        }
+                    }
+                }
+            }
+            Value::Error(error) if ["NOGROUP", "UNBLOCKED"].contains(&error.code()) => {
+                self.sink.gap();
+                return Err(LinkError("the group is gone from the broker".into()).into());
+            }
+            Value::Error(error) => self.refused(&error).await,
+            _ => return Err(LinkError::unexpected().into()),
+        }
+        Ok(())
+    }
+
+    /// Takes what rested long enough.
+    async fn take_again(
+        &mut self,
+        link: &mut Link,
+        scripts: &mut Scripts,
+        due: &[Bytes],
+        permits: &mut Vec<OwnedSemaphorePermit>,
+        beat: &mut Interval,
+    ) -> Result<(), End> {
+        let mut command = Vec::new();
+        self.claim(&mut command, scripts, 2 + due.len());
+        resp::word(&mut command, b"");
+        resp::word(&mut command, b"");
+        for id in due {
+            resp::word(&mut command, id);
+        }
+        let answer = self.ask(link, &command, beat).await?;
+        if self.claimed(answer, scripts, permits).await?.is_some() {
+            // What did not come back is not this member's any more.
+            self.shared.forget_due(due);
+        }
+        Ok(())
+    }
+
+    /// Takes over what others left behind. Whether all of it was looked through.
+    async fn take_over(
+        &mut self,
+        link: &mut Link,
+        scripts: &mut Scripts,
+        permits: &mut Vec<OwnedSemaphorePermit>,
+        beat: &mut Interval,
+    ) -> Result<bool, End> {
+        let mut command = Vec::new();
+        self.claim(&mut command, scripts, 2);
+        resp::word(&mut command, self.cursor.as_bytes());
+        resp::word(&mut command, permits.len().to_string().as_bytes());
+        let answer = self.ask(link, &command, beat).await?;
+        if let Some(cursor) = self.claimed(answer, scripts, permits).await? {
+            self.cursor = cursor;
+        }
+        Ok(self.cursor == "0-0")
+    }
+
+    /// Begins a claim; so many words follow.
+    fn claim(&self, out: &mut Vec<u8>, scripts: &Scripts, more: usize) {
+        let place = &self.shared.place;
+        scripts.begin(out, Script::TakeOver, &[&place.stream], 3 + more);
+        resp::word(out, place.group.as_bytes());
+        resp::word(out, self.shared.consumer.as_bytes());
+        resp::word(out, LEFT_BEHIND_MS);
+    }
+
+    /// Delivers what was claimed: where to go on, then the number of deliveries and the entry of each.
+    async fn claimed(
+        &self,
+        answer: Value,
+        scripts: &mut Scripts,
+        permits: &mut Vec<OwnedSemaphorePermit>,
+    ) -> Result<Option<String>, End> {
+        let mut parts = match answer {
+            Value::Array(parts) => parts.into_iter(),
+            Value::Error(error) if fault::is_unknown_script(&error) => {
+                scripts.forget();
+                return Ok(None);
+            }
+            Value::Error(error) if error.code() == "NOGROUP" => return Ok(Some("0-0".to_owned())),
+            Value::Error(error) => {
+                self.refused(&error).await;
+                return Ok(None);
+            }
+            _ => return Err(LinkError::unexpected().into()),
+        };
+        let cursor = parts.next();
+        while let (Some(deliveries), Some(entry)) = (parts.next(), parts.next()) {
+            if let (Some(deliveries), Value::Array(entry)) = (deliveries.as_int(), entry) {
+                let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
+                self.entry(deliveries, entry, permits);
+            }
+        }
+        Ok(cursor.as_ref().and_then(Value::as_str).map(str::to_owned))
+    }
+
+    /// The broker refuses to hand out entries.
+    async fn refused(&self, error: &redis::ServerError) {
+        tracing::warn!(
+            group = self.shared.place.group,
+            error = fault::text(error),
+            "the broker refuses to hand out messages; trying on"
+        );
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(SEARCH) => {}
+        }
+    }
+
+    /// Writes a command and waits for its answer. A stop waits for it too: what a read brings is delivered.
+    async fn ask(&self, link: &mut Link, command: &[u8], beat: &mut Interval) -> Result<Value, End> {
+        match tokio::time::timeout(SILENCE, link.write(command)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(LinkError::silent().into()),
+        }
+        let deadline = Instant::now() + BLOCK + SILENCE;
+        loop {
+            tokio::select! {
+                biased;
+                value = link.reader.next() => return Ok(value?),
+                _ = beat.tick() => self.shared.speak(),
+                () = sleep_until(deadline) => return Err(LinkError::silent().into()),
+            }
+        }
+    }
+
+    /// Delivers an entry.
+    fn entry(&self, attempt: u32, entry: Vec<Value>, permits: &mut Vec<OwnedSemaphorePermit>) {
+        let mut entry = entry.into_iter();
+        let (Some(Value::Bulk(id)), Some(Value::Array(fields))) = (entry.next(), entry.next()) else {
+            return;
+        };
+        let settle = Box::new(Unsettled {
+            id: self.shared.hold(id),
+            attempt,
+            shared: Arc::clone(&self.shared),
+            settled: false,
+        });
+        let (mut address, mut item) = (None, None);
+        let mut fields = fields.into_iter();
+        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+            match name.as_str() {
+                Some("a") => address = value.as_str().map(str::to_owned),
+                Some("m") => item = Some(value),
+                // For another group of the stream.
+                Some("g") if value.as_str() != Some(&self.shared.place.group) => return settle.handled(),
+                _ => {}
+            }
+        }
+        let Some(address) = address.filter(|address| self.pattern.matches(address)) else {
+            return settle.handled();
+        };
+        let message = match item {
+            Some(Value::Bulk(bytes)) => self.decode(&bytes),
+            Some(Value::Skipped(skipped)) => Err(self.too_large(skipped.size)),
+            _ => Err("it has no message".to_owned()),
+        };
+        match message {
+            Ok(message) => self.sink.message(TopicMessage {
+                address,
+                message,
+                permit: permits.pop(),
+                tracked: Some(Tracked { attempt, settle }),
+            }),
+            Err(reason) => {
+                self.sink.dropped(&reason);
+                settle.dead(reason);
+            }
+        }
+    }
+
+    fn decode(&self, bytes: &Bytes) -> Result<Envelope, String> {
+        let mut message = native::decode_topic(bytes).map_err(|malformed| malformed.reason)?;
+        if message.data.len() > self.max_body {
+            return Err(self.too_large(message.data.len()));
+        }
+        self.shared.handle.clock.read(&mut message.meta);
+        Ok(message)
+    }
+
+    fn too_large(&self, size: usize) -> String {
+        format!("it has {size} bytes, over the limit of {}", self.max_body)
+    }
+}
+
+/// As many permits as there are, one at least.
+async fn permits(group: &Group) -> Option<Vec<OwnedSemaphorePermit>> {
+    let first = Arc::clone(&group.permits).acquire_owned().await.ok()?;
+    let mut permits = vec![first];
+    while permits.len() < BATCH
+        && let Ok(permit) = Arc::clone(&group.permits).try_acquire_owned()
+    {
+        permits.push(permit);
+    }
+    Some(permits)
+}
+
+impl Shared {
+    /// Remembers an entry that was taken.
+    fn hold(&self, id: Bytes) -> Bytes {
+        // The id is a part of the whole answer, which need not be kept for it.
+        let id = Bytes::copy_from_slice(&id);
+        self.held.lock().insert(id.clone(), None);
+        id
+    }
+
+    /// What rested long enough, at most so many.
+    fn due(&self, now: Instant, most: usize) -> Vec<Bytes> {
+        let held = self.held.lock();
+        let due = held
+            .iter()
+            .filter(|(_, until)| until.is_some_and(|until| until <= now));
+        due.take(most).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn forget_due(&self, due: &[Bytes]) {
+        let mut held = self.held.lock();
+        for id in due {
+            if held.get(id).is_some_and(Option::is_some) {
+                held.remove(id);
+            }
+        }
+    }
+
+    /// Says that this member still has what it has.
+    fn speak(&self) {
+        let ids: Vec<Bytes> = self.held.lock().keys().cloned().collect();
+        for ids in ids.chunks(SPOKEN_FOR) {
+            let mut command = Vec::new();
+            resp::begin(&mut command, 6 + ids.len());
+            resp::word(&mut command, b"XCLAIM");
+            resp::word(&mut command, self.place.stream.as_bytes());
+            resp::word(&mut command, self.place.group.as_bytes());
+            resp::word(&mut command, self.consumer.as_bytes());
+            resp::word(&mut command, b"0");
+            for id in ids {
+                resp::word(&mut command, id);
+            }
+            resp::word(&mut command, b"JUSTID");
+            self.handle.queue(Job::Ask(Ask {
+                command,
+                what: "speak for messages of a group",
+                done: None,
+            }));
+        }
+    }
+
+    /// Lets the next member that looks take an entry.
+    fn give_back(&self, id: &[u8]) {
+        let mut command = Vec::new();
+        let words: [&[u8]; 9] = [
+            b"XCLAIM",
+            self.place.stream.as_bytes(),
+            self.place.group.as_bytes(),
+            self.consumer.as_bytes(),
+            b"0",
+            id,
+            b"IDLE",
+            GIVEN_BACK_MS,
+            b"JUSTID",
+        ];
+        resp::command(&mut command, &words);
+        self.handle.queue(Job::Ask(Ask {
+            command,
+            what: "give a message of a group back",
+            done: None,
+        }));
+    }
+
+    fn release_resting(&self) {
+        let mut released = Vec::new();
+        self.held.lock().retain(|id, until| {
+            if until.is_some() {
+                released.push(id.clone());
+            }
+            until.is_none()
+        });
+        for id in released {
+            self.give_back(&id);
+        }
+    }
+
+    /// Removes members from the group that are gone and have nothing; this one too, once it has nothing.
+    fn tidy(&self) {
+        let done = self.held.lock().is_empty();
+        let leaving = if done { self.consumer.as_str() } else { "" };
+        let keys = vec![self.place.stream.clone()];
+        self.handle.call(
+            "tidy up a group",
+            Script::Tidy,
+            keys,
+            &[&self.place.group, leaving, GONE_MS],
+        );
+    }
+}
+
+/// See [`Settle`].
+struct Unsettled {
+    shared: Arc<Shared>,
+    id: Bytes,
+    attempt: u32,
+    settled: bool,
+}
+
+impl Settle for Unsettled {
+    fn handled(mut self: Box<Self>) {
+        self.settled = true;
+        self.shared.held.lock().remove(&self.id);
+        self.shared.handle.queue(Job::Ack(Ack {
+            place: Arc::clone(&self.shared.place),
+            id: self.id.clone(),
+        }));
+    }
+
+    fn again(mut self: Box<Self>, after: Duration) {
+        self.settled = true;
+        let until = Instant::now() + after;
+        self.shared.held.lock().insert(self.id.clone(), Some(until));
+    }
+
+    fn dead(mut self: Box<Self>, reason: String) {
+        self.settled = true;
+        self.shared.held.lock().remove(&self.id);
+        let place = &self.shared.place;
+        let arguments = [
+            place.group.as_bytes(),
+            &self.id,
+            LETTER_LIMIT.as_bytes(),
+            reason.as_bytes(),
+            self.attempt.to_string().as_bytes(),
+        ]
+        .map(Bytes::copy_from_slice);
+        self.shared.handle.queue(Job::Call(Call {
+            script: Script::Bury,
+            keys: vec![place.stream.clone(), self.shared.letters.clone()],
+            arguments: arguments.to_vec(),
+            what: "keep a dead letter",
+            done: None,
+        }));
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.shared.held.lock().remove(&self.id);
+            self.shared.give_back(&self.id);
+        }
+    }
+}

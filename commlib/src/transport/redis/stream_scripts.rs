@@ -1,0 +1,51 @@
+//! The scripts of durable topics; see [`Script`](super::scripts::Script) for their keys and arguments.
+
+pub(super) const TAKE_OVER: &str = "local cursor, entries = '0-0', {}
+if #ARGV > 5 then
+  entries = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ARGV, 6))
+else
+  local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
+  cursor, entries = found[1], found[2]
+end
+local out = {cursor}
+for i = 1, #entries do
+  local entry = entries[i]
+  if entry and entry[2] then
+    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
+    if pending[1] then
+      out[#out + 1] = pending[1][4]
+      out[#out + 1] = entry
+    end
+  end
+end
+return out";
+
+pub(super) const BURY: &str =
+    "if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)[1] then return 0 end
+local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
+if entry then
+  local kept = {a = '', m = ''}
+  for i = 1, #entry[2], 2 do kept[entry[2][i]] = entry[2][i + 1] end
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*',
+    'a', kept.a, 'm', kept.m, 'r', ARGV[4], 'n', ARGV[5], 's', KEYS[1], 'g', ARGV[1], 'i', ARGV[2])
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+return 1";
+
+pub(super) const RESEND: &str = "local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not letter then return 0 end
+local kept = {}
+for i = 1, #letter[2], 2 do kept[letter[2][i]] = letter[2][i + 1] end
+redis.call('XADD', kept.s, 'MAXLEN', '~', ARGV[2], '*', 'a', kept.a, 'm', kept.m, 'g', kept.g)
+redis.call('XDEL', KEYS[1], ARGV[1])
+return 1";
+
+pub(super) const TIDY: &str =
+    "for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local has = {}
+  for i = 1, #consumer, 2 do has[consumer[i]] = consumer[i + 1] end
+  if has.pending == 0 and (has.name == ARGV[2] or has.idle > tonumber(ARGV[3])) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], has.name)
+  end
+end
+return 1";

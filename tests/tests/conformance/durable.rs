@@ -1,0 +1,344 @@
+//! Durable topics: groups that are kept, retries, dead letters.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use commlib::prelude::*;
+use commlib::topic::ServeTopics;
+use commlib::{DeadLetter, Durability, Execution};
+use commlib_tests::eventually;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::contract::Reading;
+use crate::world::{SOON, World};
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
+#[commlib::topic(prefix = "orders")]
+pub trait Orders {
+    #[topic("placed", durable)]
+    async fn placed(&self, ctx: &MessageContext, order: Reading) -> Result<(), Refused>;
+    #[topic("moved.{shelf}.{row}", durable)]
+    async fn moved(&self, shelf: String, row: u8, order: Reading);
+}
+
+/// What the handlers of a test do and saw.
+#[derive(Clone)]
+struct Desk {
+    /// Number and attempt of each.
+    seen: Arc<Mutex<Vec<(u64, u32)>>>,
+    /// These fail until the attempt after this many.
+    failing: u64,
+    failures: u32,
+    panics: bool,
+    /// One permit per message that may pass.
+    gate: Arc<Semaphore>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            seen: Arc::default(),
+            failing: u64::MAX,
+            failures: u32::MAX,
+            panics: false,
+            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+        }
+    }
+}
+
+impl Desk {
+    fn seqs(&self) -> Vec<u64> {
+        self.seen.lock().iter().map(|(seq, _)| *seq).collect()
+    }
+
+    async fn saw(&self, count: usize) -> Vec<(u64, u32)> {
+        eventually(SOON, || async { self.seen.lock().len() >= count }).await;
+        self.seen.lock().clone()
+    }
+}
+
+impl Orders for Desk {
+    async fn placed(&self, ctx: &MessageContext, order: Reading) -> Result<(), Refused> {
+        self.seen.lock().push((order.seq, ctx.attempt()));
+        if let Ok(permit) = self.gate.acquire().await {
+            permit.forget();
+        }
+        if order.seq == self.failing && ctx.attempt() <= self.failures {
+            assert!(!self.panics, "a panic of the handler");
+            return Err(Refused(format!("no such order: {}", order.seq)));
+        }
+        Ok(())
+    }
+
+    async fn moved(&self, _shelf: String, row: u8, order: Reading) {
+        self.seen.lock().push((order.seq, row.into()));
+    }
+}
+
+fn serve(node: &Node, desk: &Desk) -> ServeTopics {
+    node.serve(OrdersHandler::new(desk.clone()))
+        .group("clerks")
+        .retry_delay(Duration::from_millis(20), Duration::from_millis(100))
+}
+
+async fn place(publisher: &OrdersPublisher, seqs: impl IntoIterator<Item = u64>) {
+    for seq in seqs {
+        publisher.placed(Reading { seq }).await.expect("publishing");
+    }
+}
+
+async fn letters(node: &Node, count: usize) -> Vec<DeadLetter> {
+    eventually(SOON, || async {
+        let letters = node.dead_letters("clerks").list(10).await.expect("listing");
+        (letters.len() == count).then_some(letters)
+    })
+    .await
+}
+
+pub async fn a_group_gets_what_was_published_while_it_was_away(world: World) {
+    let publisher = OrdersPublisher::new(&world.node().await);
+    let desk = Desk::default();
+    let node = world.node().await;
+    let handle = serve(&node, &desk).await.unwrap();
+    let accepted = publisher.placed(Reading { seq: 0 }).await.unwrap();
+    assert!(accepted.durability > Durability::None, "{accepted:?}");
+    desk.saw(1).await;
+    handle.shutdown().await.unwrap();
+    place(&publisher, 1..=100).await;
+    node.shutdown(SOON).await.unwrap();
+    place(&publisher, 101..=200).await;
+    assert_eq!(desk.seqs(), [0]);
+    let node = world.node().await;
+    serve(&node, &desk).await.unwrap();
+    desk.saw(201).await;
+    place(&publisher, 201..=210).await;
+    let seen = desk.saw(211).await;
+    assert_eq!(seen, (0..=210).map(|seq| (seq, 1)).collect::<Vec<_>>());
+}
+
+pub async fn a_group_of_readers_takes_up_where_it_was(world: World) {
+    let publisher = OrdersPublisher::new(&world.node().await);
+    let node = world.node().await;
+    let subscribe = || OrdersSubscriber::new(&node).placed().group("readers");
+    let mut first = subscribe().await.unwrap();
+    place(&publisher, 0..10).await;
+    for seq in 0..5 {
+        assert_eq!(first.next().await.unwrap().unwrap().message.seq, seq);
+    }
+    // The last one that was read is not acknowledged, as nobody asked for another one.
+    drop(first);
+    let mut second = subscribe().await.unwrap();
+    let mut again = Vec::new();
+    while again.len() < 6 {
+        let received = timeout(Duration::from_secs(30), second.next())
+            .await
+            .expect("in time")
+            .unwrap()
+            .unwrap();
+        again.push((received.message.seq, received.attempt));
+    }
+    again.sort_unstable();
+    assert_eq!(
+        again.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(),
+        (4..10).collect::<Vec<_>>()
+    );
+    assert!(again[0].1 > 1, "{again:?}");
+}
+
+pub async fn a_failed_message_is_handled_again_and_then_given_up(world: World) {
+    let node = world.node().await;
+    let desk = Desk {
+        failing: 2,
+        failures: 1,
+        ..Desk::default()
+    };
+    let handle = serve(&node, &desk).await.unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    place(&publisher, 1..=3).await;
+    let mut seen = desk.saw(4).await;
+    seen.sort_unstable();
+    assert_eq!(seen, [(1, 1), (2, 1), (2, 2), (3, 1)]);
+    handle.shutdown().await.unwrap();
+    assert_eq!(letters(&node, 0).await, []);
+    // Panics are failures; the cap ends it.
+    let desk = Desk {
+        failing: 7,
+        panics: true,
+        ..Desk::default()
+    };
+    serve(&node, &desk).attempts(3).await.unwrap();
+    place(&publisher, [7]).await;
+    let letter = letters(&node, 1).await.remove(0);
+    assert_eq!(*desk.seen.lock(), [(7, 1), (7, 2), (7, 3)]);
+    assert_eq!((letter.topic.as_str(), letter.attempts), ("orders.placed", 3));
+    assert_eq!(letter.body.as_ref(), br#"{"seq":7}"#);
+    assert!(letter.reason.contains("the handler failed"), "{letter:?}");
+    assert!(letter.timestamp.is_some() && letter.died.is_some(), "{letter:?}");
+}
+
+pub async fn a_message_that_cannot_be_read_is_given_up_at_once(world: World) {
+    let node = world.node().await;
+    let desk = Desk::default();
+    serve(&node, &desk).await.unwrap();
+    OldOrdersPublisher::new(&node)
+        .placed("not a number".to_owned())
+        .header("k", "v")
+        .await
+        .unwrap();
+    let letter = letters(&node, 1).await.remove(0);
+    assert_eq!(letter.attempts, 1);
+    assert_eq!(letter.body.as_ref(), br#""not a number""#);
+    assert_eq!(letter.headers.get("k"), Some("v"));
+    assert!(letter.reason.contains("not what the method takes"), "{letter:?}");
+    assert_eq!(desk.seqs(), [] as [u64; 0]);
+}
+
+/// The same topics in an older version.
+#[commlib::topic(prefix = "orders")]
+pub trait OldOrders {
+    #[topic("placed", durable)]
+    async fn placed(&self, order: String);
+}
+
+pub async fn a_dead_letter_is_sent_again_or_discarded(world: World) {
+    let node = world.node().await;
+    let desk = Desk {
+        failing: 5,
+        ..Desk::default()
+    };
+    let handle = serve(&node, &desk).attempts(2).await.unwrap();
+    let mut auditors = OrdersSubscriber::new(&world.node().await)
+        .placed()
+        .group("auditors")
+        .await
+        .unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    place(&publisher, [5]).await;
+    let letter = letters(&node, 1).await.remove(0);
+    handle.shutdown().await.unwrap();
+    let dead = node.dead_letters("clerks");
+    assert!(!dead.resend("0-0").await.unwrap());
+    assert!(!node.dead_letters("nobody").resend(&letter.id).await.unwrap());
+    assert!(dead.resend(&letter.id).await.unwrap());
+    assert!(!dead.resend(&letter.id).await.unwrap());
+    assert_eq!(letters(&node, 0).await, []);
+    // It comes as for the first time, and fails again.
+    let desk = Desk {
+        failing: 5,
+        ..Desk::default()
+    };
+    serve(&node, &desk).attempts(2).await.unwrap();
+    let letter = letters(&node, 1).await.remove(0);
+    assert_eq!(*desk.seen.lock(), [(5, 1), (5, 2)]);
+    assert!(dead.discard(&letter.id).await.unwrap());
+    assert!(!dead.discard(&letter.id).await.unwrap());
+    assert_eq!(letters(&node, 0).await, []);
+    // The other group got it once: a dead letter goes to its own group.
+    place(&publisher, [6]).await;
+    for seq in [5, 6] {
+        assert_eq!(auditors.next().await.unwrap().unwrap().message.seq, seq);
+    }
+}
+
+pub async fn members_share_and_groups_do_not(world: World) {
+    let clerks = Desk::default();
+    for _ in 0..2 {
+        let node = world.node().await;
+        serve(&node, &clerks).concurrency(8).await.unwrap();
+    }
+    let others = Desk::default();
+    let node = world.node().await;
+    node.serve(OrdersHandler::new(others.clone()))
+        .group("others")
+        .concurrency(64)
+        .await
+        .unwrap();
+    let publisher = OrdersPublisher::new(&world.node().await);
+    place(&publisher, 0..200).await;
+    for desk in [&clerks, &others] {
+        let mut seqs: Vec<_> = desk.saw(200).await.iter().map(|(seq, _)| *seq).collect();
+        seqs.sort_unstable();
+        assert_eq!(seqs, (0..200).collect::<Vec<_>>());
+    }
+}
+
+pub async fn what_a_member_leaves_unhandled_goes_to_another(world: World) {
+    let gone = Desk {
+        gate: Arc::new(Semaphore::new(0)),
+        ..Desk::default()
+    };
+    let node = world.node().await;
+    serve(&node, &gone).concurrency(4).await.unwrap();
+    let publisher = OrdersPublisher::new(&world.node().await);
+    place(&publisher, 0..10).await;
+    gone.saw(4).await;
+    // The handlers do not finish: their node ends them.
+    node.shutdown(Duration::ZERO).await.unwrap_err();
+    let desk = Desk::default();
+    let node = world.node().await;
+    serve(&node, &desk).await.unwrap();
+    let seqs: HashSet<_> = desk.saw(10).await.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, (0..10).collect());
+    let seen = desk.seen.lock();
+    assert!(
+        seen.iter().all(|(seq, attempt)| (*attempt > 1) == (*seq < 4)),
+        "{seen:?}"
+    );
+}
+
+pub async fn captures_of_durable_topics_select(world: World) {
+    let node = world.node().await;
+    let desk = Desk::default();
+    let handle = serve(&node, &desk).await.unwrap();
+    let subscribe = || OrdersSubscriber::new(&node).moved("a", Any).group("clerks");
+    drop(subscribe().await.unwrap());
+    handle.shutdown().await.unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    for (seq, shelf) in ["a", "b", "a"].iter().enumerate() {
+        let order = Reading { seq: seq as u64 };
+        publisher.moved((*shelf).to_owned(), 7, order).await.unwrap();
+    }
+    serve(&node, &desk).await.unwrap();
+    assert_eq!(desk.saw(3).await, [(0, 7), (1, 7), (2, 7)]);
+    let mut selected = subscribe().await.unwrap();
+    for seq in [0, 2] {
+        let received = timeout(SOON, selected.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(
+            (received.captures, received.message.seq),
+            (("a".to_owned(), 7), seq)
+        );
+    }
+}
+
+pub async fn listeners_without_a_group_hear_durable_topics(world: World) {
+    let node = world.node().await;
+    let mut listener = OrdersSubscriber::new(&node).placed().await.unwrap();
+    let desk = Desk::default();
+    node.serve(OrdersHandler::new(desk.clone())).live().await.unwrap();
+    let publisher = OrdersPublisher::new(&world.node().await);
+    place(&publisher, [1]).await;
+    assert_eq!(
+        timeout(SOON, listener.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+            .message
+            .seq,
+        1
+    );
+    assert_eq!(desk.saw(1).await, [(1, 1)]);
+}
+
+pub async fn a_durable_topic_needs_a_group(world: World) {
+    let node = world.node().await;
+    let error = node.serve(OrdersHandler::new(Desk::default())).await.unwrap_err();
+    assert!(error.to_string().contains(".group("), "{error}");
+    assert_eq!(error.execution(), Execution::DidNotRun);
+}

@@ -241,8 +241,8 @@ pub struct Delivery {
     pub taken: Taken,
     /// Whether the broker delivered it before, so that its handler may have run.
     pub redelivered: bool,
-    /// Whether the caller of [`RequestSink::deliver`] has nothing to do but to wait for the answer, so that a handler may
-    /// run right there.
+    /// Whether a handler that is done at once may run right in [`RequestSink::deliver`]: its caller waits for the answer, or
+    /// has a queue behind it whose next request would only wait for the same processor.
     pub waited_for: bool,
     /// Answers it, and holds its permit.
     pub responder: Box<dyn Responder>,

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -12,12 +13,15 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, Q
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer as Incoming};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::acks::{Acks, Unsettled};
 use super::errors::bounded;
+use super::prefetch::SharedCount;
 use super::properties::{name, read_request, short};
 use super::rebuild::Rebuild;
-use super::responder::{Answer, Unsettled};
+use super::responder::Answer;
 use super::supervisor::{Link, next_link};
 use super::{Alive, Core};
 use crate::envelope::Malformed;
@@ -96,7 +100,8 @@ pub(super) async fn consume(
 }
 
 struct Session {
-    channel: Arc<Channel>,
+    count: Option<SharedCount>,
+    acks: Arc<Acks>,
     queues: Queues,
     tags: Vec<ShortString>,
 }
@@ -159,10 +164,11 @@ impl Task {
     }
 
     async fn build(&self, link: &Link) -> Result<Session, TransportError> {
-        let channel = Arc::new(link.channel().await?);
-        self.limit_taken(&channel).await?;
+        let channel = link.channel().await?;
+        let count = self.limit_taken(&channel).await?;
         let mut session = Session {
-            channel,
+            count,
+            acks: Acks::new(channel),
             queues: SelectAll::new(),
             tags: Vec::new(),
         };
@@ -172,24 +178,30 @@ impl Task {
         Ok(session)
     }
 
-    /// One count for all queues of the channel, so that no message is taken without a permit for it. Brokers from 4.3
-    /// on refuse that unless they are told not to; with these, each queue has its own count, and messages over the
+    /// A count for each queue, and at first one for all queues of the channel, so that no message is taken without a
+    /// permit for it. Brokers from 4.3 on refuse the latter unless they are told not to; with these, messages over the
     /// permits wait here.
-    async fn limit_taken(&self, channel: &Channel) -> Result<(), TransportError> {
+    async fn limit_taken(&self, channel: &Channel) -> Result<Option<SharedCount>, TransportError> {
         let refused = &self.core.shared_limit_refused;
-        let global = self.spec.addresses.len() > 1 && !refused.load(Ordering::Relaxed);
+        let shared = self.spec.addresses.len() > 1 && !refused.load(Ordering::Relaxed);
         let prefetch = u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX);
-        let qos = channel.basic_qos(prefetch, BasicQosOptions { global });
+        let limit = self.core.options.operation_timeout;
         let what = "limiting what is taken";
-        let result = bounded(what, self.core.options.operation_timeout, qos).await;
-        if global
-            && result
-                .as_ref()
-                .is_err_and(|error| error.kind == TransportErrorKind::Protocol)
-        {
-            refused.store(true, Ordering::Relaxed);
+        let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
+        bounded(what, limit, qos).await?;
+        if !shared {
+            return Ok(None);
         }
-        result
+        let qos = channel.basic_qos(prefetch, BasicQosOptions { global: true });
+        match bounded(what, limit, qos).await {
+            Ok(()) => Ok(Some(SharedCount::new(channel, prefetch))),
+            Err(error) => {
+                if error.kind == TransportErrorKind::Protocol {
+                    refused.store(true, Ordering::Relaxed);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Declares and consumes one queue.
@@ -209,10 +221,13 @@ impl Task {
         arguments.insert(name("x-max-length"), AMQPValue::LongInt(QUEUE_LENGTH));
         arguments.insert(name("x-overflow"), AMQPValue::LongString("reject-publish".into()));
         let what = format!("declaring the queue `{address}`");
-        let declare = session.channel.queue_declare(queue.clone(), options, arguments);
+        let declare = session
+            .acks
+            .channel()
+            .queue_declare(queue.clone(), options, arguments);
         bounded(&what, limit, declare).await?;
         let what = format!("consuming the queue `{address}`");
-        let consume = session.channel.basic_consume(
+        let consume = session.acks.channel().basic_consume(
             queue,
             name(""),
             BasicConsumeOptions::default(),
@@ -235,14 +250,24 @@ impl Task {
             match item {
                 Some((index, Item::Message(message))) => {
                     rebuild.good();
-                    let unsettled = Unsettled::new(&session.channel, message.delivery_tag);
+                    let unsettled = Unsettled::new(&session.acks, message.delivery_tag);
                     let permits = Arc::clone(&self.spec.permits);
-                    let permit = tokio::select! {
-                        permit = permits.acquire_owned() => permit,
-                        () = self.stop.cancelled() => return End::Stopped,
+                    let (permit, waited) = match Arc::clone(&permits).try_acquire_owned() {
+                        Ok(permit) => (permit, Duration::ZERO),
+                        Err(_) => {
+                            let since = Instant::now();
+                            let permit = tokio::select! {
+                                permit = permits.acquire_owned() => permit,
+                                () = self.stop.cancelled() => return End::Stopped,
+                            };
+                            // A closed semaphore is a server that is going away.
+                            let Ok(permit) = permit else { return End::Stopped };
+                            (permit, since.elapsed())
+                        }
                     };
-                    // A closed semaphore is a server that is going away.
-                    let Ok(permit) = permit else { return End::Stopped };
+                    if let Some(count) = &mut session.count {
+                        count.taken(waited);
+                    }
                     // The channel went meanwhile, so the broker gives this one to somebody else.
                     if message.acker.poisoned() {
                         continue;
@@ -280,7 +305,7 @@ impl Task {
             address: index,
             taken,
             redelivered: message.redelivered,
-            waited_for: false,
+            waited_for: true,
             responder: Box::new(Answer {
                 delivery,
                 question,
@@ -297,7 +322,10 @@ impl Task {
         let limit = self.core.options.operation_timeout;
         let cancel = async {
             for tag in std::mem::take(&mut session.tags) {
-                let cancel = session.channel.basic_cancel(tag, BasicCancelOptions::default());
+                let cancel = session
+                    .acks
+                    .channel()
+                    .basic_cancel(tag, BasicCancelOptions::default());
                 if cancel.await.is_err() {
                     return;
                 }
@@ -309,7 +337,7 @@ impl Task {
             if message.acker.poisoned() {
                 continue;
             }
-            let unsettled = Unsettled::new(&session.channel, message.delivery_tag);
+            let unsettled = Unsettled::new(&session.acks, message.delivery_tag);
             if let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned() {
                 self.deliver(index, message, unsettled, permit);
             }

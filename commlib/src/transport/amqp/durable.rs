@@ -20,11 +20,11 @@ use lapin::{BasicProperties, Channel, Consumer as Incoming};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::acks::{Acks, Unsettled};
 use super::durable_letters;
 use super::errors::bounded;
 use super::properties::{self, name, read_topic, short};
 use super::rebuild::Rebuild;
-use super::responder::Unsettled;
 use super::supervisor::{Link, next_link};
 use super::{Alive, Core, TOPICS, random_name};
 use crate::address::Address;
@@ -209,10 +209,10 @@ impl Task {
         }
     }
 
-    async fn build(&self, link: &Link) -> Result<(Arc<Channel>, Incoming), TransportError> {
+    async fn build(&self, link: &Link) -> Result<(Channel, Incoming), TransportError> {
         let limit = self.core.options.operation_timeout;
         let (queue, pattern) = (&self.place.queue, self.spec.pattern.as_str());
-        let channel = Arc::new(link.channel().await?);
+        let channel = link.channel().await?;
         let prefetch = u16::try_from(self.group.concurrency.max(1)).unwrap_or(u16::MAX);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         bounded("limiting what is taken", limit, qos).await?;
@@ -236,7 +236,8 @@ impl Task {
     }
 
     /// Takes messages, a permit for each.
-    async fn take(&self, channel: &Arc<Channel>, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+    async fn take(&self, channel: &Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+        let acks = Acks::new(channel.clone());
         let end = loop {
             tokio::task::coop::consume_budget().await;
             let message = tokio::select! {
@@ -249,7 +250,7 @@ impl Task {
                 None => return End::Gone(None),
             };
             rebuild.good();
-            let delivery = Unsettled::new(channel, message.delivery_tag);
+            let delivery = Unsettled::new(&acks, message.delivery_tag);
             let permit = tokio::select! {
                 permit = Arc::clone(&self.group.permits).acquire_owned() => permit.ok(),
                 () = self.stop.cancelled() => None,
@@ -264,7 +265,7 @@ impl Task {
         let cancel = channel.basic_cancel(incoming.tag(), BasicCancelOptions::default());
         let _ = tokio::time::timeout(self.core.options.operation_timeout, cancel).await;
         while let Some(Ok(message)) = incoming.next().await {
-            drop(Unsettled::new(channel, message.delivery_tag));
+            drop(Unsettled::new(&acks, message.delivery_tag));
         }
         end
     }

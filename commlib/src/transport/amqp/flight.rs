@@ -18,6 +18,8 @@ use lapin::{BasicProperties, Channel, Confirmation, ExchangeKind};
 use slab::Slab;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::acks::{Acks, Done};
+use super::fence::Fence;
 use super::properties::{EXCHANGE_OF_REPLIES, name};
 use super::publisher::{Job, Lane, Outcome, State};
 use super::supervisor::Link;
@@ -27,12 +29,14 @@ use crate::transport::{Accepted, TransportError, TransportErrorKind};
 
 /// Publishes that the library has and that are not settled.
 const MAX_IN_FLIGHT: usize = 8 * 1024;
+/// Batches without confirms that the library has and has not written.
+const MAX_BATCHES: usize = 1;
 /// Bodies that the library has, in bytes.
 const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 /// After a connection is gone the library settles everything at once; this is only in case that it does not.
 const SETTLE: Duration = Duration::from_millis(300);
 
-type Done = oneshot::Sender<Result<Accepted, TransportError>>;
+type Promise = oneshot::Sender<Result<Accepted, TransportError>>;
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +60,10 @@ enum Fate {
 
 enum Entry {
     Request(String),
-    Publish(Done, OwnedSemaphorePermit),
+    Publish(Promise, OwnedSemaphorePermit),
     /// The rest is kept by id, because a return finds it so.
     Mandatory(String),
-    Reply(OwnedSemaphorePermit),
+    Reply(OwnedSemaphorePermit, Done),
     /// Told of its fate already.
     Told,
 }
@@ -84,20 +88,36 @@ impl Flight<'_> {
         let _session = link.session();
         let mut blocked = link.blocked();
         let mut ledger = Ledger::new(lane);
+        // The library writes in order. So without confirms only the last one of those that are handed over together
+        // is waited for, and the next ones are collected meanwhile: what is written together costs the least.
+        let confirmed = lane.is_confirmed();
         let mut publishes = FuturesUnordered::new();
+        let mut fence = Fence::new(&channel);
+        let fenced = !confirmed && lane.sink().is_some();
         let mut exchange_declared = false;
         let mut is_blocked = ledger.follow(blocked.borrow_and_update().as_ref());
         let end = loop {
-            let room = ledger.room(publishes.len());
+            let room = if confirmed || publishes.len() < MAX_BATCHES {
+                ledger.room()
+            } else {
+                0
+            };
             if !is_blocked && room > 0 {
-                for mut job in lane.take(room) {
-                    if job.exchange.as_str() == EXCHANGE_OF_REPLIES && !exchange_declared {
-                        exchange_declared = declare_exchange(&link, lane).await;
+                let mut batch = Vec::new();
+                let mut jobs = lane.take(room);
+                if !exchange_declared && jobs.iter().any(Job::needs_exchange) {
+                    exchange_declared = declare_exchange(&link, lane).await;
+                    if !exchange_declared {
+                        let before = jobs.len();
+                        jobs.retain(|job| !job.needs_exchange());
+                        lane.settled(before - jobs.len());
                     }
-                    if job.exchange.as_str() == EXCHANGE_OF_REPLIES && !exchange_declared {
-                        lane.settled(1);
-                        continue;
-                    }
+                }
+                if fenced && !jobs.is_empty() {
+                    fence.sent();
+                }
+                let mut jobs = jobs.into_iter().peekable();
+                while let Some(mut job) = jobs.next() {
                     let mandatory = matches!(
                         job.outcome,
                         Outcome::Request { .. } | Outcome::Publish { id: Some(_), .. }
@@ -107,15 +127,18 @@ impl Flight<'_> {
                     if let Some(inbox) = &inbox {
                         properties = properties.with_reply_to(inbox.reply_to.clone());
                     }
-                    let (exchange, routing_key) = (job.exchange.clone(), job.key.clone());
-                    let key = ledger.insert(job, body.len());
-                    publishes.push(publish(
-                        &channel,
-                        (exchange, routing_key, mandatory),
-                        properties,
-                        body,
-                        key,
-                    ));
+                    let address = (job.exchange.clone(), job.key.clone(), mandatory);
+                    batch.push(ledger.insert(job, body.len()));
+                    let last = confirmed || jobs.peek().is_none();
+                    if last {
+                        let batch = std::mem::take(&mut batch);
+                        publishes.push(publish(&channel, address, properties, body, batch));
+                    } else if let Some((_, fate)) =
+                        publish(&channel, address, properties, body, Vec::new()).now_or_never()
+                        && let Some(key) = batch.pop()
+                    {
+                        ledger.settle(key, fate);
+                    }
                 }
             }
             tokio::task::coop::consume_budget().await;
@@ -127,11 +150,12 @@ impl Flight<'_> {
                     Ok(()) => is_blocked = ledger.follow(blocked.borrow_and_update().as_ref()),
                     Err(_) => break End::Lost,
                 },
-                Some((key, fate)) = publishes.next(), if !publishes.is_empty() => {
-                    ledger.settle(key, fate);
-                    while let Some(Some((key, fate))) = publishes.next().now_or_never() {
-                        ledger.settle(key, fate);
+                Some((batch, fate)) = publishes.next(), if !publishes.is_empty() => {
+                    ledger.settle_batch(batch, fate);
+                    while let Some(Some((batch, fate))) = publishes.next().now_or_never() {
+                        ledger.settle_batch(batch, fate);
                     }
+                    ledger.acknowledge();
                     ledger.accept(publishes.is_empty());
                     if !channel.status().connected() {
                         break End::Lost;
@@ -142,6 +166,9 @@ impl Flight<'_> {
                 () = lane.queued(), if room > 0 && !is_blocked => if !channel.status().connected() {
                     break End::Lost;
                 },
+                returned = fence.returned(), if fenced => for message in returned {
+                    ledger.returned(Some(message));
+                },
                 never = lane.expire(), if is_blocked && lane.is_replies() => match never {},
                 () = lane.closing.cancelled() => break End::Closed,
             }
@@ -149,8 +176,8 @@ impl Flight<'_> {
         // What comes meanwhile waits for the next session, or is refused with the rest.
         lane.enter(State::Down);
         let wait = async {
-            while let Some((key, fate)) = publishes.next().await {
-                ledger.settle(key, fate);
+            while let Some((batch, fate)) = publishes.next().await {
+                ledger.settle_batch(batch, fate);
             }
         };
         if end == End::Lost {
@@ -164,13 +191,15 @@ impl Flight<'_> {
     }
 }
 
+/// Publishes, and waits until that is written, or confirmed where the channel confirms. The first poll hands it to the
+/// library, and it goes out even if the rest is not awaited.
 async fn publish(
     channel: &Channel,
     (exchange, routing_key, mandatory): (lapin::types::ShortString, lapin::types::ShortString, bool),
     properties: BasicProperties,
     body: bytes::Bytes,
-    key: usize,
-) -> (usize, Fate) {
+    batch: Vec<usize>,
+) -> (Vec<usize>, Fate) {
     let options = BasicPublishOptions {
         mandatory,
         immediate: false,
@@ -183,7 +212,7 @@ async fn publish(
         Err(error) => Fate::Unwritten(error),
         Ok(confirm) => confirm.await.map_or_else(Fate::Unanswered, Fate::Answered),
     };
-    (key, fate)
+    (batch, fate)
 }
 
 /// On a channel of its own, because a refusal closes it.
@@ -219,13 +248,15 @@ struct Ledger<'a> {
     /// Whether there can be requests that wait for replies.
     asked: bool,
     /// Messages that must be routed and nobody answers, by id.
-    mandatory: HashMap<String, (Done, OwnedSemaphorePermit)>,
+    mandatory: HashMap<String, (Promise, OwnedSemaphorePermit)>,
     /// Confirmed, with a return perhaps still to come.
     confirmed: Vec<String>,
     /// Confirmed, with a return perhaps settled by the library and not yet seen here.
     accepted: Vec<String>,
     /// To be told when everything that is settled was looked at once more.
     due: Vec<String>,
+    /// Channels with requests to acknowledge.
+    written: Vec<Arc<Acks>>,
     /// Why the channel ended.
     cause: Option<lapin::Error>,
 }
@@ -241,15 +272,16 @@ impl<'a> Ledger<'a> {
             confirmed: Vec::new(),
             accepted: Vec::new(),
             due: Vec::new(),
+            written: Vec::new(),
             cause: None,
         }
     }
 
-    fn room(&self, in_flight: usize) -> usize {
+    fn room(&self) -> usize {
         if self.bytes >= MAX_IN_FLIGHT_BYTES {
             return 0;
         }
-        MAX_IN_FLIGHT.saturating_sub(in_flight)
+        MAX_IN_FLIGHT.saturating_sub(self.entries.len())
     }
 
     fn insert(&mut self, job: Job, size: usize) -> usize {
@@ -268,9 +300,31 @@ impl<'a> Ledger<'a> {
                 self.mandatory.insert(id.clone(), (done, turn));
                 Entry::Mandatory(id)
             }
-            Outcome::Reply { permit, .. } => Entry::Reply(permit),
+            Outcome::Reply { permit, delivery, .. } => Entry::Reply(permit, delivery),
         };
         self.entries.insert((entry, size))
+    }
+
+    /// The fate is that of the last one, and the others were handed over before it.
+    fn settle_batch(&mut self, mut batch: Vec<usize>, fate: Fate) {
+        let last = batch.pop();
+        for key in batch {
+            let fate = match &fate {
+                Fate::Answered(_) => Fate::Answered(Confirmation::NotRequested),
+                Fate::Unwritten(error) | Fate::Unanswered(error) => Fate::Unanswered(error.clone()),
+            };
+            self.settle(key, fate);
+        }
+        if let Some(key) = last {
+            self.settle(key, fate);
+        }
+    }
+
+    /// Acknowledges the requests whose replies were settled.
+    fn acknowledge(&mut self) {
+        for acks in self.written.drain(..) {
+            acks.flush();
+        }
     }
 
     fn settle(&mut self, key: usize, fate: Fate) {
@@ -311,7 +365,14 @@ impl<'a> Ledger<'a> {
                 match entry {
                     Entry::Mandatory(id) => self.confirmed.push(id),
                     Entry::Publish(..) => self.tell(entry, Ok(Accepted::default())),
-                    Entry::Request(_) | Entry::Reply(_) | Entry::Told => {}
+                    Entry::Reply(_permit, delivery) => {
+                        if let Some(acks) = delivery.later()
+                            && !self.written.iter().any(|other| Arc::ptr_eq(other, &acks))
+                        {
+                            self.written.push(acks);
+                        }
+                    }
+                    Entry::Request(_) | Entry::Told => {}
                 }
                 if none_waiting {
                     self.accepted.append(&mut self.confirmed);
@@ -367,7 +428,7 @@ impl<'a> Ledger<'a> {
             .map(|(_, (entry, _))| std::mem::replace(entry, Entry::Told))
             .collect();
         for entry in entries {
-            if !matches!(entry, Entry::Reply(_)) {
+            if !matches!(entry, Entry::Reply(..)) {
                 self.tell(entry, Err(error.clone()));
             }
         }
@@ -419,7 +480,7 @@ impl<'a> Ledger<'a> {
                     let _ = done.send(result);
                 }
             }
-            Entry::Reply(_permit) => {
+            Entry::Reply(..) => {
                 if let Err(error) = result {
                     tracing::warn!(%error, "a reply was lost");
                 }

@@ -18,14 +18,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::errors::bounded;
 use super::properties::{DIRECT_REPLY_TO, EXCHANGE_OF_REPLIES, name, read_reply};
 use super::random_name;
+use super::routes::Routes;
 use crate::error::Execution;
 use crate::transport::{ReplyRoute, ReplySink, TransportError, TransportErrorKind};
 
 /// How to open an inbox.
+#[derive(Clone)]
 pub(super) struct Inbox {
     pub(super) sink: Arc<dyn ReplySink>,
     pub(super) route: ReplyRoute,
     pub(super) max_body: usize,
+    /// Learns from replies that come.
+    pub(super) routes: Arc<Routes>,
 }
 
 impl fmt::Debug for Inbox {
@@ -79,7 +83,7 @@ impl Inbox {
         let consumer = bounded("listening for replies", limit, consume).await?;
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
-        let reader = tokio::spawn(read(consumer, Arc::clone(&self.sink), self.max_body, guard));
+        let reader = tokio::spawn(read(consumer, self.clone(), guard));
         Ok(Session {
             reply_to,
             reader,
@@ -121,10 +125,20 @@ async fn own_queue(channel: &Channel, limit: Duration) -> Result<ShortString, Tr
     Ok(address)
 }
 
-async fn read(mut replies: Consumer, sink: Arc<dyn ReplySink>, max_body: usize, _ended: DropGuard) {
+async fn read(mut replies: Consumer, inbox: Inbox, _ended: DropGuard) {
+    let Inbox {
+        sink,
+        max_body,
+        routes,
+        ..
+    } = inbox;
     while let Some(Ok(delivery)) = replies.next().await {
         let size = delivery.data.len();
-        match read_reply(&delivery.properties, Bytes::from(delivery.data)) {
+        let reply = read_reply(&delivery.properties, Bytes::from(delivery.data));
+        if let Some((id, _)) = &reply {
+            routes.replied(id);
+        }
+        match reply {
             None => tracing::debug!("a reply without a correlation id was dropped"),
             Some((id, _)) if size > max_body => sink.failed(
                 &id,

@@ -12,27 +12,30 @@
 //! time it is delivered. The broker passes such messages on. Whoever may publish to a service's queue can stop that
 //! service so; it is noticed and logged after three times in a row, and tried more slowly from then on.
 
+mod acks;
 mod connector;
 mod consumer;
 mod durable;
 mod durable_letters;
 mod errors;
+mod fence;
 mod flight;
 mod inbox;
+mod prefetch;
 mod properties;
 mod publisher;
 mod rebuild;
 mod responder;
+mod routes;
 mod subscription;
 mod supervisor;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +45,7 @@ use self::connector::Target;
 use self::inbox::Inbox;
 use self::properties::{name, short};
 use self::publisher::{Job, Kind, Lane, Outcome};
+use self::routes::Routes;
 use self::supervisor::{Board, Role, Slot};
 use super::*;
 
@@ -130,12 +134,20 @@ struct Amqp {
     alive: Arc<Alive>,
     board: Arc<Board>,
     publishing: Arc<Slot>,
-    requests: Mutex<Option<Arc<Lane>>>,
+    requests: OnceLock<Requests>,
     oneway: Arc<Lane>,
     topics: Arc<Lane>,
     /// Cancelled when nothing more is sent.
     ended: CancellationToken,
     closed: AtomicBool,
+}
+
+/// The two ways of a request.
+#[derive(Debug)]
+struct Requests {
+    confirmed: Arc<Lane>,
+    unconfirmed: Arc<Lane>,
+    routes: Arc<Routes>,
 }
 
 /// Connects.
@@ -182,7 +194,7 @@ pub(crate) async fn connect(
         }),
         board,
         publishing,
-        requests: Mutex::new(None),
+        requests: OnceLock::new(),
         ended,
         closed: AtomicBool::new(false),
     }))
@@ -213,10 +225,6 @@ impl Amqp {
         Ok(())
     }
 
-    fn requests(&self) -> Option<Arc<Lane>> {
-        self.requests.lock().clone()
-    }
-
     fn lanes(&self) -> Vec<Arc<Lane>> {
         let mut lanes = vec![
             Arc::clone(&self.oneway),
@@ -224,7 +232,14 @@ impl Amqp {
             Arc::clone(&self.core.replies),
             Arc::clone(&self.core.durable),
         ];
-        lanes.extend(self.requests());
+        if let Some(Requests {
+            confirmed,
+            unconfirmed,
+            ..
+        }) = self.requests.get()
+        {
+            lanes.extend([Arc::clone(confirmed), Arc::clone(unconfirmed)]);
+        }
         lanes
     }
 }
@@ -254,21 +269,33 @@ impl Transport for Amqp {
             // An inbox that is not awaited to the end ends.
             let guard = closing.clone().drop_guard();
             let options = &self.core.options;
+            let routes = Arc::new(Routes::default());
             let inbox = Inbox {
                 sink,
                 route: options.reply_route,
                 max_body: options.max_body,
+                routes: Arc::clone(&routes),
             };
-            let lane = Lane::new(
-                Kind::Requests(inbox),
-                Arc::clone(&self.publishing),
-                options.operation_timeout,
-                closing,
-            );
-            lane.start();
-            lane.ready().await?;
+            let lane = |inbox, confirmed| {
+                let lane = Lane::new(
+                    Kind::Requests { inbox, confirmed },
+                    Arc::clone(&self.publishing),
+                    options.operation_timeout,
+                    closing.clone(),
+                );
+                lane.start();
+                lane
+            };
+            let (confirmed, unconfirmed) = (lane(inbox.clone(), true), lane(inbox, false));
+            let ready = tokio::join!(confirmed.ready(), unconfirmed.ready());
+            ready.0?;
+            ready.1?;
             guard.disarm();
-            *self.requests.lock() = Some(lane);
+            let _ = self.requests.set(Requests {
+                confirmed,
+                unconfirmed,
+                routes,
+            });
             Ok(())
         }
         .boxed()
@@ -276,7 +303,7 @@ impl Transport for Amqp {
 
     fn request(&self, request: Request) -> Result<(), TransportError> {
         self.check(request.message.data.len())?;
-        let Some(lane) = self.requests() else {
+        let Some(requests) = self.requests.get() else {
             return Err(TransportError::did_not_run(
                 TransportErrorKind::Disconnected,
                 "there is no inbox for the reply",
@@ -290,6 +317,14 @@ impl Transport for Amqp {
             self.core.options.dialect,
         )?;
         let id = request.message.meta.id.unwrap_or_default();
+        let lane = if requests
+            .routes
+            .wants_confirm(&request.address, &id, Instant::now())
+        {
+            &requests.confirmed
+        } else {
+            &requests.unconfirmed
+        };
         lane.submit(Job {
             exchange: name(""),
             key,
@@ -300,7 +335,9 @@ impl Transport for Amqp {
     }
 
     fn forget(&self, id: &str) -> bool {
-        self.requests().is_some_and(|lane| lane.forget(id))
+        self.requests
+            .get()
+            .is_some_and(|requests| requests.unconfirmed.forget(id) || requests.confirmed.forget(id))
     }
 
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {

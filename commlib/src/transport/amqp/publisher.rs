@@ -16,9 +16,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::acks::Done;
 use super::errors;
 use super::flight::{End, Flight};
 use super::inbox::Inbox;
+use super::properties::EXCHANGE_OF_REPLIES;
 use super::supervisor::{Link, Slot, next_link};
 use crate::error::Execution;
 use crate::transport::backoff::Backoff;
@@ -37,7 +39,7 @@ const REOPEN: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) enum Kind {
     /// Requests and their replies: Direct Reply-to wants both on one channel.
-    Requests(Inbox),
+    Requests { inbox: Inbox, confirmed: bool },
     /// Messages to work queues that nobody answers.
     Oneway,
     /// Topic messages.
@@ -58,6 +60,13 @@ pub(super) struct Job {
     pub(super) outcome: Outcome,
 }
 
+impl Job {
+    /// Whether it goes to an exchange that has to be declared first.
+    pub(super) fn needs_exchange(&self) -> bool {
+        self.exchange.as_str() == EXCHANGE_OF_REPLIES
+    }
+}
+
 /// Who is told of a message's fate.
 #[derive(Debug)]
 pub(super) enum Outcome {
@@ -70,9 +79,10 @@ pub(super) enum Outcome {
         done: oneshot::Sender<Result<Accepted, TransportError>>,
         turn: OwnedSemaphorePermit,
     },
-    /// Nobody; the server's permit is held until it is written.
+    /// Nobody; the server's permit is held, and the request not acknowledged, until it is written.
     Reply {
         permit: OwnedSemaphorePermit,
+        delivery: Done,
         until: Instant,
     },
 }
@@ -258,6 +268,15 @@ impl Lane {
         self.queued.notified().await;
     }
 
+    /// Whether the broker says of each message that it has it.
+    pub(super) fn is_confirmed(&self) -> bool {
+        match self.kind {
+            Kind::Requests { confirmed, .. } => confirmed,
+            Kind::Oneway | Kind::Topics | Kind::Durable => true,
+            Kind::Replies => false,
+        }
+    }
+
     pub(super) fn is_replies(&self) -> bool {
         matches!(self.kind, Kind::Replies)
     }
@@ -300,7 +319,7 @@ impl Lane {
     /// Moves to a state in which what waits goes out on the next channel of the same connection. Requests are refused,
     /// as their callers are told that all is lost.
     pub(super) fn lose(&self, error: &TransportError, also: impl FnOnce()) {
-        if matches!(self.kind, Kind::Requests(_)) {
+        if matches!(self.kind, Kind::Requests { .. }) {
             self.refuse(State::Down, error, also);
         } else {
             self.enter(State::Down);
@@ -309,7 +328,7 @@ impl Lane {
 
     pub(super) fn sink(&self) -> Option<&Arc<dyn ReplySink>> {
         match &self.kind {
-            Kind::Requests(inbox) => Some(&inbox.sink),
+            Kind::Requests { inbox, .. } => Some(&inbox.sink),
             Kind::Oneway | Kind::Topics | Kind::Durable | Kind::Replies => None,
         }
     }
@@ -373,12 +392,12 @@ impl Lane {
 
     async fn build(&self, link: &Arc<Link>) -> Result<Flight<'_>, TransportError> {
         let channel = link.channel().await?;
-        if !self.is_replies() {
+        if self.is_confirmed() {
             let confirms = channel.confirm_select(lapin::options::ConfirmSelectOptions::default());
             errors::bounded("asking for confirms", self.limit, confirms).await?;
         }
         let inbox = match &self.kind {
-            Kind::Requests(inbox) => Some(inbox.open(&channel, self.limit).await?),
+            Kind::Requests { inbox, .. } => Some(inbox.open(&channel, self.limit).await?),
             Kind::Oneway | Kind::Topics | Kind::Durable | Kind::Replies => None,
         };
         Ok(Flight {

@@ -22,10 +22,10 @@ use lapin::{Channel, Consumer as Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::acks::{Acks, Unsettled};
 use super::errors::bounded;
 use super::properties::{name, read_topic, short};
 use super::rebuild::Rebuild;
-use super::responder::Unsettled;
 use super::supervisor::{Link, next_link};
 use super::{Alive, Core, TOPICS, random_name};
 use crate::transport::{SubscribeSpec, Subscription, TopicMessage, TransportError, TransportErrorKind};
@@ -153,7 +153,7 @@ impl Task {
         }
     }
 
-    async fn build(&self, link: &Link) -> Result<(Arc<Channel>, Incoming), TransportError> {
+    async fn build(&self, link: &Link) -> Result<(Channel, Incoming), TransportError> {
         let limit = self.core.options.operation_timeout;
         let pattern = self.spec.pattern.as_str();
         let mut arguments = FieldTable::default();
@@ -173,7 +173,7 @@ impl Task {
             }
         };
         let queue = short("name of the group's queue", &queue)?;
-        let channel = Arc::new(link.channel().await?);
+        let channel = link.channel().await?;
         if let Some(group) = &self.spec.group {
             let prefetch = u16::try_from(group.concurrency.max(1)).unwrap_or(u16::MAX);
             let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
@@ -230,10 +230,11 @@ impl Task {
     }
 
     /// Takes from the queue of a group, a permit for each.
-    async fn share(&self, channel: &Arc<Channel>, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+    async fn share(&self, channel: &Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
         let Some(group) = &self.spec.group else {
             return End::Stopped;
         };
+        let acks = Acks::new(channel.clone());
         let mut handling = FuturesUnordered::new();
         let mut unsettled = HashMap::new();
         let end = loop {
@@ -252,7 +253,7 @@ impl Task {
                 None => break End::Gone(None),
             };
             rebuild.good();
-            let given = Unsettled::new(channel, message.delivery_tag);
+            let given = Unsettled::new(&acks, message.delivery_tag);
             let mut permit = std::pin::pin!(Arc::clone(&group.permits).acquire_owned());
             let permit = loop {
                 tokio::select! {
@@ -281,7 +282,7 @@ impl Task {
         if matches!(end, End::Stopped) {
             self.cancel(channel, &incoming).await;
             while let Some(Ok(message)) = incoming.next().await {
-                drop(Unsettled::new(channel, message.delivery_tag));
+                drop(Unsettled::new(&acks, message.delivery_tag));
             }
         }
         // What was delivered keeps its permit, and is acknowledged, whatever becomes of the subscription.

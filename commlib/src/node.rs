@@ -1,6 +1,7 @@
 //! A node: one connection to a broker, and everything that is called, published, served and subscribed through it.
 
 mod builder;
+mod flight;
 mod sending;
 
 use std::fmt;
@@ -23,7 +24,8 @@ use crate::runtime::pending::Pending;
 use crate::transport::{self, ConnectionState, Transport, TransportError, TransportErrorKind};
 
 pub use builder::NodeBuilder;
-pub(crate) use sending::{InFlight, Sending, Stopped, cancel_topic, wire_error};
+pub(crate) use flight::{InFlight, Stopped};
+pub(crate) use sending::{Sending, cancel_topic, wire_error};
 
 /// The environment variable that [`Node::from_env`] reads.
 pub const URL_VARIABLE: &str = "COMMLIB_URL";

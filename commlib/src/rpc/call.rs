@@ -135,6 +135,18 @@ impl<T, E> Call<T, E> {
         }
     }
 
+    /// The call, to be run elsewhere; what stays behind has no body and is not run.
+    pub(super) fn take(&mut self) -> Self {
+        let node = self.parts.node.clone();
+        let address = self.parts.address.clone();
+        let parts = Parts::new(node, address, Ok(Bytes::new()));
+        Self {
+            parts: std::mem::replace(&mut self.parts, parts),
+            retry: self.retry.take(),
+            result: PhantomData,
+        }
+    }
+
     /// How long the whole call may take, retries included.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.parts.timeout = Some(timeout);

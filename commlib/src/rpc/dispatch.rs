@@ -111,7 +111,7 @@ impl RequestSink for Dispatcher {
             let status = Status::new(StatusCode::Unimplemented, "no such method");
             return refuse(responder, &status);
         };
-        let message = match taken {
+        let mut message = match taken {
             Taken::Message(message) => message,
             Taken::Malformed(error) => {
                 tracing::warn!(address = %method.descriptor.address, %error, "refused a request that can't be read");
@@ -131,20 +131,22 @@ impl RequestSink for Dispatcher {
             Err(status) => return refuse(responder, &status),
         };
         let handling = Handling {
-            server: Arc::clone(server),
             method: address,
             received,
             deadline,
             redelivered,
             has_timeout: message.meta.timeout_ms.is_some(),
-            cancel: Arc::new(Cancel::new(message.meta.id.clone())),
+            cancel: Arc::new(Cancel::new(message.meta.id.take())),
             responder,
         };
         // A handler that runs here keeps only those from running who wait for it.
         if waited_for && method.pace.is_quick() && !is_inside() && server.node.is_in_runtime() {
-            handling.run_here(message);
+            handling.run_here(server, message);
         } else {
-            server.serving.tasks.spawn(handling.run(message));
+            server
+                .serving
+                .tasks
+                .spawn(handling.run(Arc::clone(server), message));
         }
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Call;
 use super::call::{decode_failure, decode_reply, span};
+use crate::address::Address;
 use crate::error::CallError;
 use crate::message::{Message, ServiceError};
 use crate::middleware::{Invocation, Kind};
@@ -22,6 +23,7 @@ use crate::trace::TraceContext;
 /// A [`Call`] that was awaited. Dropping it cancels the call.
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<T, E> {
+    call: Call<T, E>,
     state: State<T, E>,
 }
 
@@ -30,69 +32,80 @@ pub struct CallFuture<T, E> {
     reason = "a call in flight is the usual state, and what the others would save is an allocation of this one"
 )]
 enum State<T, E> {
-    Prepared(Call<T, E>),
-    InFlight(InFlight, Resend<T, E>),
+    Prepared,
+    /// The request is on its way.
+    InFlight(InFlight, Sent),
+    /// With middleware, a span, retries, or from before there is a connection.
     Full(BoxFuture<'static, Result<T, CallError<E>>>),
     Over,
 }
 
-/// What it takes to send a request that did not leave once more.
-struct Resend<T, E> {
-    call: Call<T, E>,
-    invocation: Invocation,
+/// What a request that did not leave is sent with once more.
+struct Sent {
     scope: Scope,
+    body: Bytes,
+    deadline: Instant,
 }
 
 impl<T, E> fmt::Debug for CallFuture<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallFuture").finish_non_exhaustive()
+        f.debug_tuple("CallFuture").field(&self.call).finish()
     }
 }
 
 impl<T: Message, E: ServiceError> CallFuture<T, E> {
     pub(super) fn new(call: Call<T, E>) -> Self {
         Self {
-            state: State::Prepared(call),
+            call,
+            state: State::Prepared,
         }
     }
-}
 
-impl<T: Message, E: ServiceError> State<T, E> {
-    /// Sends the request, or says how the call ended.
-    fn begin(mut call: Call<T, E>) -> Result<Self, CallError<E>> {
-        let body = std::mem::replace(&mut call.parts.body, Ok(Bytes::new()))?;
+    /// Sends the request, or says why not.
+    fn begin(&mut self) -> Result<State<T, E>, CallError<E>> {
+        let parts = &mut self.call.parts;
+        let body = std::mem::replace(&mut parts.body, Ok(Bytes::new()))?;
         let scope = Scope::current();
         let now = Instant::now();
-        let deadline = call.parts.deadline(&scope, now);
-        let address = call.parts.address()?;
+        let deadline = parts.deadline(&scope, now);
+        let address = parts.address()?;
         let span = span(&address);
-        let headers = std::mem::take(&mut call.parts.headers);
-        let invocation = Invocation::new(Kind::Call, address, headers, body, deadline);
-        let direct = call.retry.is_none() && span.is_disabled() && call.parts.node.is_direct();
-        if !direct {
-            return Ok(Self::Full(call.run(invocation, span, scope).boxed()));
-        }
-        call.parts.node.check_open()?;
-        let again = invocation.clone();
-        let mut invocation = invocation;
-        TraceContext::inject(&mut invocation.headers, &scope, &span);
-        let resend = Resend {
-            call,
-            invocation: again,
+        let sent = Sent {
             scope,
+            body,
+            deadline,
         };
-        match InFlight::start(&resend.call.parts.node, invocation, now) {
-            Ok(flight) => Ok(Self::InFlight(flight, resend)),
+        if self.call.retry.is_some() || !span.is_disabled() || !parts.node.is_direct() {
+            return Ok(self.in_full(address, sent, span));
+        }
+        parts.node.check_open()?;
+        let mut headers = parts.headers.clone();
+        TraceContext::inject(&mut headers, &sent.scope, &span);
+        let invocation = Invocation::new(Kind::Call, address, headers, sent.body.clone(), deadline);
+        match InFlight::start(&parts.node, invocation, now) {
+            Ok(flight) => Ok(State::InFlight(flight, sent)),
             Err(Stopped::Failed(failure)) => Err(decode_failure(failure)),
-            Err(Stopped::Unsent(_)) => Ok(resend.in_full()),
+            Err(Stopped::Unsent(_)) => self.again(sent),
         }
     }
-}
 
-impl<T: Message, E: ServiceError> Resend<T, E> {
-    fn in_full(self) -> State<T, E> {
-        let span = span(&self.invocation.address);
-        State::Full(self.call.run(self.invocation, span, self.scope).boxed())
+    /// Sends once more what did not leave.
+    fn again(&mut self, sent: Sent) -> Result<State<T, E>, CallError<E>> {
+        let address = self.call.parts.address()?;
+        let span = span(&address);
+        Ok(self.in_full(address, sent, span))
+    }
+
+    fn in_full(&mut self, address: Address, sent: Sent, span: tracing::Span) -> State<T, E> {
+        let Sent {
+            scope,
+            body,
+            deadline,
+        } = sent;
+        let call = self.call.take();
+        let headers = call.parts.headers.clone();
+        let invocation = Invocation::new(Kind::Call, address, headers, body, deadline);
+        State::Full(call.run(invocation, span, scope).boxed())
     }
 }
 
@@ -100,37 +113,42 @@ impl<T: Message, E: ServiceError> Future for CallFuture<T, E> {
     type Output = Result<T, CallError<E>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            match &mut self.state {
-                State::InFlight(flight, _) => {
-                    let result = ready!(Pin::new(flight).poll(cx));
-                    let state = std::mem::replace(&mut self.state, State::Over);
-                    match (result, state) {
-                        (Err(Stopped::Unsent(_)), State::InFlight(_, resend)) => {
-                            self.state = resend.in_full()
-                        }
-                        (Err(Stopped::Failed(failure)), _) => {
-                            return Poll::Ready(Err(decode_failure(failure)));
-                        }
-                        (Ok(reply), _) => return Poll::Ready(decode_reply(&reply)),
-                        (Err(Stopped::Unsent(_)), _) => return Poll::Pending,
-                    }
+        let Self { call, state } = &mut *self;
+        let next = match state {
+            State::Prepared => self.begin(),
+            State::InFlight(flight, _) => {
+                let tried = ready!(flight.poll(&call.parts.node, cx));
+                match (tried, std::mem::replace(state, State::Over)) {
+                    (Ok(reply), _) => return Poll::Ready(decode_reply(&reply)),
+                    (Err(Stopped::Unsent(_)), State::InFlight(_, sent)) => self.again(sent),
+                    (Err(Stopped::Failed(failure)), _) => Err(decode_failure(failure)),
+                    (Err(Stopped::Unsent(_)), _) => return Poll::Pending,
                 }
-                State::Full(full) => {
-                    let result = ready!(full.poll_unpin(cx));
-                    self.state = State::Over;
-                    return Poll::Ready(result);
-                }
-                State::Prepared(_) => {
-                    if let State::Prepared(call) = std::mem::replace(&mut self.state, State::Over) {
-                        match State::begin(call) {
-                            Ok(state) => self.state = state,
-                            Err(error) => return Poll::Ready(Err(error)),
-                        }
-                    }
-                }
-                State::Over => return Poll::Pending,
             }
+            State::Full(full) => {
+                let result = ready!(full.poll_unpin(cx));
+                *state = State::Over;
+                return Poll::Ready(result);
+            }
+            State::Over => return Poll::Pending,
+        };
+        match next {
+            Ok(next) => {
+                self.state = next;
+                self.poll(cx)
+            }
+            Err(error) => {
+                self.state = State::Over;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl<T, E> Drop for CallFuture<T, E> {
+    fn drop(&mut self) {
+        if let State::InFlight(flight, _) = &mut self.state {
+            flight.abandon(&self.call.parts.node);
         }
     }
 }

@@ -12,8 +12,7 @@ use tokio::time::Instant;
 
 use super::dispatch::{Received, Server};
 use super::{HandlerResult, MethodDescriptor, RequestContext};
-use crate::address::Address;
-use crate::envelope::{Envelope, Headers, Meta};
+use crate::envelope::{Envelope, Meta};
 use crate::error::{Execution, Failure, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
 use crate::node::wire_error;
@@ -25,7 +24,6 @@ use crate::transport::Responder;
 
 /// An admitted request.
 pub(super) struct Handling {
-    pub(super) server: Arc<Server>,
     /// Which of the server's methods.
     pub(super) method: usize,
     pub(super) received: Received,
@@ -84,58 +82,57 @@ impl Drop for Inside {
 }
 
 impl Handling {
-    fn descriptor(&self) -> &'static MethodDescriptor {
-        self.server.method(self.method).descriptor
-    }
-
     /// Runs the handler right here, in a task only if it waits for something.
-    pub(super) fn run_here(self, message: Envelope) {
-        let _inside = Inside::enter();
-        let _running = self.server.serving.tasks.token();
-        let pace = &self.server.method(self.method).pace;
-        let mut work = self.begin(message);
-        match work.poll(&mut Context::from_waker(Waker::noop())) {
+    pub(super) fn run_here(self, server: &Arc<Server>, message: Envelope) {
+        let _here = server.serving.here();
+        let pace = &server.method(self.method).pace;
+        let mut work = self.begin(server, message);
+        let polled = {
+            let _inside = Inside::enter();
+            work.poll(&mut Context::from_waker(Waker::noop()))
+        };
+        match polled {
             Poll::Ready(result) => {
                 let now = Instant::now();
                 pace.done(now - self.received.at);
-                self.answer(result, now);
+                self.answer(server, result, now);
             }
             Poll::Pending => {
                 pace.waited();
-                let server = Arc::clone(&self.server);
-                server.serving.tasks.spawn(self.wait(work, false));
+                let waiting = self.wait(Arc::clone(server), work, false);
+                server.serving.tasks.spawn(waiting);
             }
         }
     }
 
     /// Runs the handler in a task of its own.
-    pub(super) async fn run(self, message: Envelope) {
-        if self.server.serving.canceled.is_cancelled() {
+    pub(super) async fn run(self, server: Arc<Server>, mut message: Envelope) {
+        if server.serving.canceled.is_cancelled() {
             // The time for draining is over and this one has not begun: another server can take it.
+            message.meta.id.clone_from(&self.cancel.id);
             return self.responder.give_back(message);
         }
-        let pace = &self.server.method(self.method).pace;
+        let pace = &server.method(self.method).pace;
         let begun = Instant::now();
-        let mut work = self.begin(message);
+        let mut work = self.begin(&server, message);
         match std::future::poll_fn(|cx| Poll::Ready(work.poll(cx))).await {
             Poll::Ready(result) => {
                 let now = Instant::now();
                 pace.done(now - begun);
-                self.answer(result, now);
+                self.answer(&server, result, now);
             }
             Poll::Pending => {
                 pace.waited();
-                self.wait(work, true).await;
+                self.wait(server, work, true).await;
             }
         }
     }
 
     /// Sees a handler through that waits for something. `polled`: by this task already.
-    async fn wait(self, mut work: Work, polled: bool) {
-        self.server.waits(&self.cancel);
-        let serving = Arc::clone(&self.server.serving);
-        let mut canceled = pin!(serving.canceled.cancelled());
-        let mut ended = pin!(serving.ended.cancelled());
+    async fn wait(self, server: Arc<Server>, mut work: Work, polled: bool) {
+        server.waits(&self.cancel);
+        let mut canceled = pin!(server.serving.canceled.cancelled());
+        let mut ended = pin!(server.serving.ended.cancelled());
         let (mut wakes, mut told) = (polled, false);
         let result = std::future::poll_fn(|cx| {
             if !told && canceled.as_mut().poll(cx).is_ready() {
@@ -155,13 +152,13 @@ impl Handling {
         })
         .await;
         drop(work);
-        self.server.waited(&self.cancel);
-        self.answer(result, Instant::now());
+        server.waited(&self.cancel);
+        self.answer(&server, result, Instant::now());
     }
 
     /// Starts the handler, behind the middleware.
-    fn begin(&self, message: Envelope) -> Work {
-        let method = self.descriptor();
+    fn begin(&self, server: &Arc<Server>, message: Envelope) -> Work {
+        let method = server.method(self.method).descriptor;
         let Envelope {
             data,
             meta: Meta { headers, .. },
@@ -172,17 +169,16 @@ impl Handling {
         if let Some(trace) = trace.as_ref().filter(|_| !span.is_disabled()) {
             span.record("trace_id", trace.trace_id());
         }
-        let ending = Ending {
-            server: Arc::clone(&self.server),
-            method,
-            cancel: Arc::clone(&self.cancel),
-            redelivered: self.redelivered,
-        };
-        let future = if self.server.node.config().server_middleware.is_empty() {
-            ending.call(address.clone(), headers, self.deadline, data)
+        let kind = if method.oneway { Kind::Oneway } else { Kind::Call };
+        let invocation = Invocation::new(kind, address.clone(), headers, data, self.deadline);
+        let future = if server.node.config().server_middleware.is_empty() {
+            self.request().call(server, method, invocation)
         } else {
-            let kind = if method.oneway { Kind::Oneway } else { Kind::Call };
-            let invocation = Invocation::new(kind, address.clone(), headers, data, self.deadline);
+            let ending = Ending {
+                server: Arc::clone(server),
+                method,
+                request: self.request(),
+            };
             async move {
                 let chain = &ending.server.node.config().server_middleware;
                 let reply = Next::new(chain, &ending).run(invocation).await?;
@@ -202,10 +198,17 @@ impl Handling {
         }
     }
 
-    fn answer(self, result: HandlerResult, now: Instant) {
-        let method = self.descriptor();
+    fn request(&self) -> Request {
+        Request {
+            cancel: Arc::clone(&self.cancel),
+            redelivered: self.redelivered,
+        }
+    }
+
+    fn answer(self, server: &Server, result: HandlerResult, now: Instant) {
+        let method = server.method(self.method).descriptor;
         let address = &method.address;
-        let limit = self.server.node.config().max_body;
+        let limit = server.node.config().max_body;
         let result = match result {
             // Where the caller said how long it waits, what comes later is no success, even if it would be the first to
             // see it: the handler may have stopped because of the deadline.
@@ -244,36 +247,20 @@ impl Handling {
     }
 }
 
-/// The end of the middleware: the handler.
-struct Ending {
-    server: Arc<Server>,
-    method: &'static MethodDescriptor,
+/// What a handler is told about its request, beside what middleware can change.
+#[derive(Clone)]
+struct Request {
     cancel: Arc<Cancel>,
     redelivered: bool,
 }
 
-impl Ending {
+impl Request {
     fn call(
-        &self,
-        address: Address,
-        headers: Headers,
-        deadline: Instant,
-        body: bytes::Bytes,
+        self,
+        server: &Server,
+        method: &MethodDescriptor,
+        invocation: Invocation,
     ) -> BoxFuture<'static, HandlerResult> {
-        let context = RequestContext {
-            node: self.server.node.clone(),
-            address,
-            headers,
-            deadline,
-            cancel: Arc::clone(&self.cancel),
-            redelivered: self.redelivered,
-        };
-        Arc::clone(&self.server.service).call(self.method.name, context, body)
-    }
-}
-
-impl End for Ending {
-    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         let Invocation {
             address,
             headers,
@@ -281,7 +268,29 @@ impl End for Ending {
             body,
             ..
         } = invocation;
-        let handler = self.call(address, headers, deadline, body);
+        let context = RequestContext {
+            node: server.node.clone(),
+            address,
+            headers,
+            deadline,
+            cancel: self.cancel,
+            redelivered: self.redelivered,
+        };
+        Arc::clone(&server.service).call(method.name, context, body)
+    }
+}
+
+/// The end of the middleware: the handler.
+struct Ending {
+    server: Arc<Server>,
+    method: &'static MethodDescriptor,
+    request: Request,
+}
+
+impl End for Ending {
+    fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
+        let request = self.request.clone();
+        let handler = request.call(&self.server, self.method, invocation);
         async move { handler.await.map(Reply::new) }.boxed()
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// A handler that is done within this time, without waiting for anything, is quick. A task costs about a microsecond.
-const QUICK: Duration = Duration::from_micros(20);
+/// A handler that is done within this time, without waiting for anything, is quick. A task costs about a microsecond; what
+/// several calls of one task could gain by running on several cores is worth one beyond this.
+const QUICK: Duration = Duration::from_micros(100);
 /// A method is quick after so many quick runs in a row, and no more after one that was not.
 const RUNS: u32 = 16;
 

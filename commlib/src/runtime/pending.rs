@@ -138,11 +138,40 @@ impl Pending {
             };
             self.runtime.spawn(watching.run());
         }
-        Some(PendingCall {
-            table: Arc::clone(self),
-            key,
-            id,
-        })
+        Some(PendingCall { key, id })
+    }
+
+    /// How a call stands. With its outcome, its slot is given up.
+    pub(crate) fn poll(&self, call: &PendingCall, cx: &Context<'_>) -> Progress {
+        let mut table = self.table.lock();
+        let Some(slot) = table.slots.get_mut(call.key) else {
+            return Progress::Waiting;
+        };
+        match &mut slot.state {
+            State::Waiting(Some(waker)) => waker.clone_from(cx.waker()),
+            State::Waiting(waker) => *waker = Some(cx.waker().clone()),
+            State::Done(_) => {
+                let slot = table.slots.try_remove(call.key);
+                drop(table);
+                return match slot {
+                    Some(Slot {
+                        state: State::Done(outcome),
+                        ..
+                    }) => Progress::Done(outcome),
+                    _ => Progress::Waiting,
+                };
+            }
+        }
+        if slot.near {
+            Progress::Near
+        } else {
+            Progress::Waiting
+        }
+    }
+
+    /// Gives up the slot of a call that has no outcome yet.
+    pub(crate) fn release(&self, call: &PendingCall) {
+        self.table.lock().slots.try_remove(call.key);
     }
 
     fn is_in_runtime(&self) -> bool {
@@ -150,16 +179,16 @@ impl Pending {
     }
 
     fn complete(&self, id: &str, outcome: Outcome) {
-        let Some(parsed) = CallId::parse(id) else {
+        let Some(key) = CallId::key(id) else {
             return stray(id);
         };
         let mut table = self.table.lock();
-        let waker = match table.slots.get_mut(parsed.key() as usize) {
+        let waker = match table.slots.get_mut(key as usize) {
             Some(Slot {
                 id: own,
                 state: state @ State::Waiting(_),
                 ..
-            }) if *own == parsed => match std::mem::replace(state, State::Done(outcome)) {
+            }) if own.is(id) => match std::mem::replace(state, State::Done(outcome)) {
                 State::Waiting(waker) => waker,
                 State::Done(_) => None,
             },
@@ -290,9 +319,9 @@ impl ReplySink for Pending {
     }
 }
 
-/// One call in flight. Dropping it gives up the slot.
+/// The slot of one call in flight, held until its outcome came or [`Pending::release`].
+#[derive(Debug)]
 pub(crate) struct PendingCall {
-    table: Arc<Pending>,
     key: usize,
     id: CallId,
 }
@@ -300,35 +329,6 @@ pub(crate) struct PendingCall {
 impl PendingCall {
     pub(crate) fn id(&self) -> CallId {
         self.id
-    }
-
-    /// How the call stands. The outcome is given once.
-    pub(crate) fn poll(&self, cx: &Context<'_>) -> Progress {
-        let mut table = self.table.table.lock();
-        let Some(slot) = table.slots.get_mut(self.key) else {
-            return Progress::Waiting;
-        };
-        match std::mem::replace(&mut slot.state, State::Waiting(None)) {
-            State::Done(outcome) => Progress::Done(outcome),
-            State::Waiting(old) => {
-                let waker = match old {
-                    Some(old) if old.will_wake(cx.waker()) => old,
-                    _ => cx.waker().clone(),
-                };
-                slot.state = State::Waiting(Some(waker));
-                if slot.near {
-                    Progress::Near
-                } else {
-                    Progress::Waiting
-                }
-            }
-        }
-    }
-}
-
-impl Drop for PendingCall {
-    fn drop(&mut self) {
-        self.table.table.lock().slots.try_remove(self.key);
     }
 }
 
@@ -350,16 +350,16 @@ mod tests {
         table.register(now, now + Duration::from_secs(10))
     }
 
-    fn poll(call: &PendingCall) -> Progress {
-        call.poll(&Context::from_waker(Waker::noop()))
+    fn poll(table: &Pending, call: &PendingCall) -> Progress {
+        table.poll(call, &Context::from_waker(Waker::noop()))
     }
 
-    fn waits(call: &PendingCall) -> bool {
-        matches!(poll(call), Progress::Waiting)
+    fn waits(table: &Pending, call: &PendingCall) -> bool {
+        matches!(poll(table, call), Progress::Waiting)
     }
 
-    fn is_answered(call: &PendingCall, with: &str) -> bool {
-        matches!(poll(call), Progress::Done(Outcome::Reply(reply)) if reply.data == with)
+    fn is_answered(table: &Pending, call: &PendingCall, with: &str) -> bool {
+        matches!(poll(table, call), Progress::Done(Outcome::Reply(reply)) if reply.data == with)
     }
 
     fn reply(data: &'static str) -> Envelope {
@@ -373,15 +373,14 @@ mod tests {
     async fn a_reply_reaches_its_call_once() {
         let table = table(10);
         let (first, second) = (register(&table).unwrap(), register(&table).unwrap());
-        assert!(waits(&first));
+        assert!(waits(&table, &first));
         table.reply(&second.id().text(), reply("2"));
         table.reply(&second.id().text(), reply("again"));
         table.reply("foreign", reply("x"));
-        assert!(waits(&first));
-        assert!(is_answered(&second, "2"));
+        assert!(waits(&table, &first));
+        assert!(is_answered(&table, &second, "2"));
         table.reply(&first.id().text(), reply("1"));
-        assert!(is_answered(&first, "1"));
-        drop((first, second));
+        assert!(is_answered(&table, &first, "1"));
         assert_eq!(table.len(), 0);
     }
 
@@ -390,11 +389,11 @@ mod tests {
         let table = table(10);
         let dropped = register(&table).unwrap();
         let (key, old) = (dropped.key, dropped.id().text());
-        drop(dropped);
+        table.release(&dropped);
         let next = register(&table).unwrap();
         assert_eq!(next.key, key);
         table.reply(&old, reply("late"));
-        assert!(waits(&next));
+        assert!(waits(&table, &next));
     }
 
     #[tokio::test]
@@ -406,8 +405,11 @@ mod tests {
             TransportErrorKind::Disconnected,
             "cut",
         ));
-        assert!(is_answered(&answered, "1"));
-        assert!(matches!(poll(&waiting), Progress::Done(Outcome::Failed(_))));
+        assert!(is_answered(&table, &answered, "1"));
+        assert!(matches!(
+            poll(&table, &waiting),
+            Progress::Done(Outcome::Failed(_))
+        ));
     }
 
     #[tokio::test]
@@ -415,8 +417,8 @@ mod tests {
         let table = table(2);
         let calls = [register(&table), register(&table)];
         assert!(calls.iter().all(Option::is_some) && register(&table).is_none());
-        drop(calls);
-        assert!(register(&table).is_some());
+        table.release(calls[0].as_ref().unwrap());
+        assert!(register(&table).is_some() && register(&table).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -425,8 +427,8 @@ mod tests {
         let begin = Instant::now();
         let far = table.register(begin, begin + Duration::from_secs(5)).unwrap();
         let near = table.register(begin, begin + NEAR).unwrap();
-        assert!(waits(&far) && matches!(poll(&near), Progress::Near));
-        let learned = std::future::poll_fn(|cx| match far.poll(cx) {
+        assert!(waits(&table, &far) && matches!(poll(&table, &near), Progress::Near));
+        let learned = std::future::poll_fn(|cx| match table.poll(&far, cx) {
             Progress::Near => Poll::Ready(Instant::now()),
             _ => Poll::Pending,
         });
@@ -438,7 +440,7 @@ mod tests {
     async fn the_watching_ends_and_begins_again() {
         let table = table(10);
         for _ in 0..2 {
-            drop(register(&table).unwrap());
+            table.release(&register(&table).unwrap());
             assert!(table.table.lock().watched);
             tokio::time::sleep(SWEEP * (IDLE_SWEEPS + 1)).await;
             assert!(!table.table.lock().watched);
@@ -456,10 +458,10 @@ mod tests {
         let (first, other) = (runtime(), runtime());
         let table = first.block_on(async { table(10) });
         let watched = first.block_on(async { register(&table).unwrap() });
-        assert!(waits(&watched));
+        assert!(waits(&table, &watched));
         let foreign = other.block_on(async { register(&table).unwrap() });
-        assert!(matches!(poll(&foreign), Progress::Near));
+        assert!(matches!(poll(&table, &foreign), Progress::Near));
         drop(first);
-        assert!(matches!(poll(&watched), Progress::Near));
+        assert!(matches!(poll(&table, &watched), Progress::Near));
     }
 }

@@ -1,9 +1,11 @@
 //! What a running server or topic handler is made of, and how it drains.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,7 +40,21 @@ pub(crate) struct Serving {
     pub(crate) canceled: CancellationToken,
     /// Ends handlers that did not.
     pub(crate) ended: CancellationToken,
-    stopping: CancellationToken,
+    stopping: AtomicBool,
+    /// How many handlers run where their message was delivered, without a task.
+    here: AtomicUsize,
+    here_ended: Notify,
+}
+
+/// A handler that runs where its message was delivered.
+pub(crate) struct Here<'a>(&'a Serving);
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        if self.0.here.fetch_sub(1, Ordering::SeqCst) == 1 && self.0.is_stopped() {
+            self.0.here_ended.notify_waiters();
+        }
+    }
 }
 
 impl std::fmt::Debug for Serving {
@@ -58,7 +74,9 @@ impl Serving {
             tasks: TaskTracker::new(),
             canceled: CancellationToken::new(),
             ended: CancellationToken::new(),
-            stopping: CancellationToken::new(),
+            stopping: AtomicBool::new(false),
+            here: AtomicUsize::new(0),
+            here_ended: Notify::new(),
         })
     }
 
@@ -67,12 +85,30 @@ impl Serving {
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopping.is_cancelled()
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Counts a handler that runs where its message was delivered, until the result is dropped.
+    pub(crate) fn here(&self) -> Here<'_> {
+        self.here.fetch_add(1, Ordering::SeqCst);
+        Here(self)
+    }
+
+    /// Resolves when no handler runs.
+    async fn idle(&self) {
+        self.tasks.wait().await;
+        loop {
+            let ended = self.here_ended.notified();
+            if self.here.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Stops taking, waits for what runs until the deadline, then tells it to stop, then ends it.
     pub(crate) async fn shutdown(&self, deadline: Instant) -> Result<(), NodeError> {
-        self.stopping.cancel();
+        self.stopping.store(true, Ordering::SeqCst);
         let sources = std::mem::take(&mut *self.sources.lock());
         let stop = futures_util::future::join_all(sources.iter().map(Source::stop));
         let stopped = tokio::time::timeout_at(deadline.max(Instant::now() + GRACE), stop)
@@ -80,7 +116,7 @@ impl Serving {
             .is_ok();
         drop(sources);
         self.tasks.close();
-        if tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_ok() {
+        if tokio::time::timeout_at(deadline, self.idle()).await.is_ok() {
             return if stopped {
                 Ok(())
             } else {
@@ -89,10 +125,10 @@ impl Serving {
         }
         let running = self.tasks.len();
         self.canceled.cancel();
-        if tokio::time::timeout(GRACE, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(GRACE, self.idle()).await.is_err() {
             self.ended.cancel();
             // Ended tasks only have their last reply to hand over.
-            let _ = tokio::time::timeout(GRACE, self.tasks.wait()).await;
+            let _ = tokio::time::timeout(GRACE, self.idle()).await;
         }
         Err(self.late(&format!(
             "{running} handlers did not finish in time and were ended"

@@ -53,7 +53,7 @@ impl Bus {
     /// Puts bytes on a work queue, whatever they are. Returns whether somebody consumes it.
     pub fn push_raw(self: &Arc<Self>, address: &str, bytes: impl Into<Bytes>) -> bool {
         let content = Content::Raw(bytes.into());
-        self.queues.push(self, address, content, None).is_ok()
+        self.queues.push(address, content, None).is_ok()
     }
 
     /// Publishes bytes to a topic, whatever they are. Returns how many subscriptions and groups match.

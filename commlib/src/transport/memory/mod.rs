@@ -19,7 +19,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use self::bus::Inbox;
-use self::queue::{Content, QueueConsumer, Requester};
+use self::queue::{Content, Requester};
 use self::topics::{Subscriber, take_part};
 use super::{
     Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Disposal,
@@ -80,7 +80,7 @@ impl Memory {
         let content = Content::Message(message, requester);
         self.bus
             .queues
-            .push(&self.bus, address.as_str(), content, Some(time_to_live))
+            .push(address.as_str(), content, Some(time_to_live))
     }
 }
 
@@ -145,18 +145,7 @@ impl Transport for Memory {
         async move {
             self.check_open()?;
             let id = self.bus.next_id();
-            let addresses: Arc<[Address]> = spec.addresses.clone().into();
-            for (index, address) in spec.addresses.iter().enumerate() {
-                let consumer = QueueConsumer {
-                    id,
-                    index,
-                    addresses: Arc::clone(&addresses),
-                    permits: Arc::clone(&spec.permits),
-                    max_body: spec.max_body,
-                    sink: Arc::clone(&spec.sink),
-                };
-                self.bus.queues.add(address.as_str(), consumer);
-            }
+            self.bus.queues.consume(&self.bus, id, &spec);
             Ok(Box::new(Registration {
                 bus: Arc::clone(&self.bus),
                 id,
@@ -248,7 +237,7 @@ impl Registration {
             member.abort();
         }
         self.bus.topics.remove(self.id);
-        self.bus.queues.remove_consumer(&self.bus, self.id);
+        self.bus.queues.remove_consumer(self.id);
     }
 }
 

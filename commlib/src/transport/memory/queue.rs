@@ -1,20 +1,23 @@
 //! The work queues of a bus.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::bus::Bus;
 use super::responder::{MemoryResponder, ReplyRoute, ReplyTo};
 use crate::address::Address;
 use crate::envelope::{Envelope, Malformed, native};
-use crate::transport::{Delivery, ReplySink, RequestSink, Taken, TransportError, TransportErrorKind};
+use crate::transport::{
+    ConsumeSpec, Delivery, ReplySink, RequestSink, Taken, TransportError, TransportErrorKind,
+};
 
 /// How many messages a work queue keeps while its consumers are busy.
 const LIMIT: usize = 10_000;
@@ -23,8 +26,25 @@ const LIMIT: usize = 10_000;
 #[derive(Default)]
 pub(super) struct Queues {
     by_address: Mutex<HashMap<String, Queue>>,
-    /// How many messages wait in all of them, so that the usual end of a request needs no lock to learn that none does.
-    waiting: AtomicUsize,
+    waiting: Arc<Waiting>,
+}
+
+/// How many messages wait in all queues, so that the usual end of a request needs no lock to learn that none does.
+#[derive(Default)]
+struct Waiting(AtomicUsize);
+
+impl Waiting {
+    fn more(&self, messages: usize) {
+        self.0.fetch_add(messages, Ordering::SeqCst);
+    }
+
+    fn fewer(&self, messages: usize) {
+        self.0.fetch_sub(messages, Ordering::SeqCst);
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
 }
 
 #[derive(Default)]
@@ -60,26 +80,114 @@ pub(super) struct Requester {
 
 /// One consumer of one work queue.
 pub(super) struct QueueConsumer {
-    pub(super) id: u64,
-    pub(super) index: usize,
+    id: u64,
+    index: usize,
     /// All that this consumer takes from: its permits are shared by them.
-    pub(super) addresses: Arc<[Address]>,
-    pub(super) permits: Arc<Semaphore>,
-    pub(super) max_body: usize,
-    pub(super) sink: Arc<dyn RequestSink>,
+    addresses: Arc<[Address]>,
+    permits: Arc<Semaphore>,
+    max_body: usize,
+    sink: Arc<dyn RequestSink>,
+    bus: Weak<Bus>,
+    waiting: Arc<Waiting>,
 }
 
-/// A message and who is to have it.
-type Match = (Content, Arc<QueueConsumer>, OwnedSemaphorePermit);
+/// A consumer with a permit for one message, which comes back when this is dropped.
+pub(super) struct Place {
+    consumer: Arc<QueueConsumer>,
+}
+
+impl Place {
+    /// The bus, as long as there is one.
+    pub(super) fn bus(&self) -> Option<Arc<Bus>> {
+        self.consumer.bus.upgrade()
+    }
+
+    /// Puts a message back at the head of its queue.
+    pub(super) fn give_back(&self, content: Content) {
+        let address = self.consumer.addresses.get(self.consumer.index);
+        if let (Some(bus), Some(address)) = (self.bus(), address) {
+            bus.queues.give_back(address.as_str(), content);
+        }
+    }
+}
+
+thread_local! {
+    /// The consumers that got a permit back while this thread was handing messages to one that had got one back.
+    static FREED: RefCell<Option<Vec<Arc<QueueConsumer>>>> = const { RefCell::new(None) };
+}
+
+/// This thread hands out messages, until this is dropped.
+struct HandingOut;
+
+impl HandingOut {
+    /// `None` if it does already, further up the stack: that one will come to this consumer.
+    fn begin(consumer: &Arc<QueueConsumer>) -> Option<Self> {
+        FREED.with_borrow_mut(|freed| match freed {
+            Some(freed) => {
+                freed.push(Arc::clone(consumer));
+                None
+            }
+            None => {
+                *freed = Some(Vec::new());
+                Some(Self)
+            }
+        })
+    }
+
+    fn next() -> Option<Arc<QueueConsumer>> {
+        FREED.with_borrow_mut(|freed| freed.as_mut().and_then(Vec::pop))
+    }
+}
+
+impl Drop for HandingOut {
+    fn drop(&mut self) {
+        FREED.set(None);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.consumer.permits.add_permits(1);
+        // Others may have waited for the permit, but may also have come after this look: they look for permits once more
+        // after they have said that they wait.
+        fence(Ordering::SeqCst);
+        if !self.consumer.waiting.any() {
+            return;
+        }
+        // A handler that runs on delivery ends here again; going down once more for each message would end the stack.
+        if let Some(_handing_out) = HandingOut::begin(&self.consumer) {
+            self.consumer.pump_all();
+            while let Some(consumer) = HandingOut::next() {
+                consumer.pump_all();
+            }
+        }
+    }
+}
+
+impl QueueConsumer {
+    /// Hands on what waits for this consumer, the next address first, so that none of them starves.
+    fn pump_all(&self) {
+        let Some(bus) = self.bus.upgrade() else {
+            return;
+        };
+        let (before, from) = self.addresses.split_at(self.index);
+        for address in from.iter().skip(1).chain(before).chain(from.first()) {
+            bus.queues.pump(address.as_str());
+        }
+    }
+}
 
 impl Queue {
     /// The next consumer, in turn, that has a permit.
-    fn free_consumer(&mut self) -> Option<(Arc<QueueConsumer>, OwnedSemaphorePermit)> {
+    fn place(&mut self) -> Option<Place> {
         for _ in 0..self.consumers.len() {
             self.consumers.rotate_left(1);
             let consumer = self.consumers.back()?;
-            if let Ok(permit) = Arc::clone(&consumer.permits).try_acquire_owned() {
-                return Some((Arc::clone(consumer), permit));
+            if let Ok(permit) = consumer.permits.try_acquire() {
+                // The place gives it back.
+                permit.forget();
+                let consumer = Arc::clone(consumer);
+                return Some(Place { consumer });
             }
         }
         None
@@ -87,13 +195,24 @@ impl Queue {
 }
 
 impl Queues {
-    pub(super) fn add(&self, address: &str, consumer: QueueConsumer) {
-        self.by_address
-            .lock()
-            .entry(address.to_owned())
-            .or_default()
-            .consumers
-            .push_back(Arc::new(consumer));
+    /// Adds a consumer of several queues.
+    pub(super) fn consume(&self, bus: &Arc<Bus>, id: u64, spec: &ConsumeSpec) {
+        let addresses: Arc<[Address]> = spec.addresses.clone().into();
+        let mut queues = self.by_address.lock();
+        for (index, address) in spec.addresses.iter().enumerate() {
+            let consumer = QueueConsumer {
+                id,
+                index,
+                addresses: Arc::clone(&addresses),
+                permits: Arc::clone(&spec.permits),
+                max_body: spec.max_body,
+                sink: Arc::clone(&spec.sink),
+                bus: Arc::downgrade(bus),
+                waiting: Arc::clone(&self.waiting),
+            };
+            let queue = queues.entry(address.as_str().to_owned()).or_default();
+            queue.consumers.push_back(Arc::new(consumer));
+        }
     }
 
     /// How many messages wait for an address.
@@ -107,7 +226,6 @@ impl Queues {
     /// Hands a message to a consumer, or lets it wait for one.
     pub(super) fn push(
         &self,
-        bus: &Arc<Bus>,
         address: &str,
         content: Content,
         time_to_live: Option<Duration>,
@@ -123,10 +241,10 @@ impl Queues {
             ));
         };
         if queue.items.is_empty()
-            && let Some((consumer, permit)) = queue.free_consumer()
+            && let Some(place) = queue.place()
         {
             drop(queues);
-            deliver(bus, address, (content, consumer, permit));
+            place.deliver(address, content);
             return Ok(());
         }
         if queue.items.len() >= LIMIT {
@@ -139,32 +257,22 @@ impl Queues {
             content,
             expires: time_to_live.map(|left| Instant::now() + left),
         });
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiting.more(1);
         drop(queues);
         // A permit that came free a moment ago may have been given back by one who saw nothing waiting.
         fence(Ordering::SeqCst);
-        self.pump(bus, address);
+        self.pump(address);
         Ok(())
     }
 
     /// Hands waiting messages to consumers that have permits, in turn.
-    pub(super) fn pump(&self, bus: &Arc<Bus>, address: &str) {
-        while let Some(matched) = self.take(address) {
-            deliver(bus, address, matched);
+    fn pump(&self, address: &str) {
+        while let Some((content, place)) = self.take(address) {
+            place.deliver(address, content);
         }
     }
 
-    /// The permit of a request is free: others of these addresses may have waited for it.
-    pub(super) fn released<'a>(&self, bus: &Arc<Bus>, addresses: impl Iterator<Item = &'a Address>) {
-        fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            for address in addresses {
-                self.pump(bus, address.as_str());
-            }
-        }
-    }
-
-    fn take(&self, address: &str) -> Option<Match> {
+    fn take(&self, address: &str) -> Option<(Content, Place)> {
         let mut queues = self.by_address.lock();
         let queue = queues.get_mut(address)?;
         while queue
@@ -173,15 +281,19 @@ impl Queues {
             .is_some_and(|item| item.expires.is_some_and(|at| at <= Instant::now()))
         {
             queue.items.pop_front();
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.waiting.fewer(1);
         }
         if queue.items.is_empty() {
             return None;
         }
-        let (consumer, permit) = queue.free_consumer()?;
-        let item = queue.items.pop_front()?;
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        Some((item.content, consumer, permit))
+        let place = queue.place()?;
+        // Were there none after all, the place would be given back below this lock.
+        let Some(item) = queue.items.pop_front() else {
+            drop(queues);
+            return None;
+        };
+        self.waiting.fewer(1);
+        Some((item.content, place))
     }
 
     /// Puts a message back at the head of its queue; with nobody left to take it, it is gone.
@@ -191,11 +303,11 @@ impl Queues {
                 content,
                 expires: None,
             });
-            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.waiting.more(1);
         }
     }
 
-    pub(super) fn remove_consumer(&self, bus: &Arc<Bus>, id: u64) {
+    pub(super) fn remove_consumer(&self, id: u64) {
         let mut addresses = Vec::new();
         self.by_address.lock().retain(|address, queue| {
             let before = queue.consumers.len();
@@ -205,41 +317,41 @@ impl Queues {
             }
             let served = !queue.consumers.is_empty();
             if !served {
-                self.waiting.fetch_sub(queue.items.len(), Ordering::SeqCst);
+                self.waiting.fewer(queue.items.len());
             }
             served
         });
         for address in addresses {
-            self.pump(bus, &address);
+            self.pump(&address);
         }
     }
 }
 
-fn deliver(bus: &Arc<Bus>, address: &str, (content, consumer, permit): Match) {
-    let (taken, reply, raw) = match content {
-        Content::Message(message, requester) => {
-            let reply = ReplyRoute::to_node(&message, requester);
-            (within(message, consumer.max_body), reply, None)
-        }
-        Content::Raw(bytes) => {
-            let (taken, reply) = read(&bytes, address, consumer.max_body);
-            (taken, reply, Some(bytes))
-        }
-    };
-    consumer.sink.deliver(Delivery {
-        address: consumer.index,
-        taken,
-        redelivered: false,
-        waited_for: matches!(reply.to, ReplyTo::Node(_)),
-        responder: Box::new(MemoryResponder {
-            bus: Arc::clone(bus),
-            addresses: Arc::clone(&consumer.addresses),
-            index: consumer.index,
-            permit: Some(permit),
-            raw,
-            reply,
-        }),
-    });
+impl Place {
+    fn deliver(self, address: &str, content: Content) {
+        let consumer = Arc::clone(&self.consumer);
+        let (taken, reply, raw) = match content {
+            Content::Message(message, requester) => {
+                let reply = ReplyRoute::to_node(&message, requester);
+                (within(message, consumer.max_body), reply, None)
+            }
+            Content::Raw(bytes) => {
+                let (taken, reply) = read(&bytes, address, consumer.max_body);
+                (taken, reply, Some(bytes))
+            }
+        };
+        consumer.sink.deliver(Delivery {
+            address: consumer.index,
+            taken,
+            redelivered: false,
+            waited_for: matches!(reply.to, ReplyTo::Node(_)),
+            responder: Box::new(MemoryResponder {
+                reply,
+                raw,
+                place: self,
+            }),
+        });
+    }
 }
 
 fn within(message: Envelope, max_body: usize) -> Taken {

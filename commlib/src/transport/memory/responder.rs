@@ -1,13 +1,8 @@
 //! Answers requests on the bus.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::bus::Bus;
-use super::queue::{Content, Requester};
-use crate::address::Address;
+use super::queue::{Content, Place, Requester};
 use crate::envelope::{Dialect, Envelope, Malformed, commlib_py, native};
 use crate::transport::{Responder, TransportError, TransportErrorKind};
 
@@ -115,13 +110,10 @@ fn is_reply_address(reply_to: &str) -> bool {
 }
 
 pub(super) struct MemoryResponder {
-    pub(super) bus: Arc<Bus>,
-    pub(super) addresses: Arc<[Address]>,
-    pub(super) index: usize,
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) reply: ReplyRoute,
     /// The message as it came, if it came as bytes.
     pub(super) raw: Option<Bytes>,
-    pub(super) reply: ReplyRoute,
+    pub(super) place: Place,
 }
 
 impl Responder for MemoryResponder {
@@ -143,8 +135,9 @@ impl Responder for MemoryResponder {
                     }
                     Dialect::CommlibPy => commlib_py::encode_reply(&reply, correlation_id),
                 };
-                self.bus
-                    .answer(reply_to, correlation_id.unwrap_or_default(), bytes.into());
+                if let Some(bus) = self.place.bus() {
+                    bus.answer(reply_to, correlation_id.unwrap_or_default(), bytes.into());
+                }
             }
         }
     }
@@ -157,18 +150,6 @@ impl Responder for MemoryResponder {
             (None, ReplyTo::Node(requester)) => Content::Message(message, Some(requester)),
             (None, _) => Content::Message(message, None),
         };
-        if let Some(address) = self.addresses.get(self.index) {
-            self.bus.queues.give_back(address.as_str(), content);
-        }
-    }
-}
-
-impl Drop for MemoryResponder {
-    fn drop(&mut self) {
-        self.permit = None;
-        let (before, from) = self.addresses.split_at(self.index);
-        // The next address first, so that none of them starves.
-        let others = from.iter().skip(1).chain(before).chain(from.first());
-        self.bus.queues.released(&self.bus, others);
+        self.place.give_back(content);
     }
 }

@@ -1,7 +1,9 @@
 //! Measures commlib beside raw clients and its peers: `run` is the bench, `serve` and `drive` are the processes of one
 //! system. `scripts/bench` builds and calls it.
 
+mod overload;
 mod process;
+mod report;
 mod rpc;
 mod run;
 mod systems;
@@ -25,6 +27,12 @@ struct Arguments {
 enum Role {
     /// Starts brokers, runs systems interleaved, prints tables.
     Run(run::Options),
+    /// Runs what the page of results needs.
+    All(run::AllOptions),
+    /// Puts ten times the load on a slow server that it can do.
+    Overload(overload::Options),
+    /// Writes the page of results.
+    Report(report::Options),
     /// Lists the systems.
     Systems,
     /// Is the server process of a system.
@@ -39,6 +47,18 @@ enum Role {
         #[arg(long, default_value = "")]
         broker: String,
     },
+    /// Is the slow server of `overload`.
+    SlowServer {
+        #[arg(long)]
+        broker: String,
+    },
+    /// Is a client of `overload`.
+    SlowClient {
+        #[arg(long)]
+        broker: String,
+        #[arg(long, default_value_t = 1)]
+        nodes: usize,
+    },
     /// Makes so many calls over memory:// on one thread, for counting instructions.
     Count { calls: u64 },
 }
@@ -46,6 +66,11 @@ enum Role {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().role {
         Role::Run(options) => runtime(false)?.block_on(run::run(options)),
+        Role::All(options) => runtime(false)?.block_on(run::all(options)),
+        Role::Overload(options) => runtime(false)?.block_on(overload::run(options)),
+        Role::Report(options) => report::write(&options),
+        Role::SlowServer { broker } => runtime(false)?.block_on(overload::serve(&broker)),
+        Role::SlowClient { broker, nodes } => runtime(false)?.block_on(overload::drive(&broker, nodes)),
         Role::Systems => {
             for system in systems::SYSTEMS {
                 println!("{:<24} {}", system.name, system.about);
@@ -53,12 +78,12 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Role::Serve { system, broker } => {
-            let (name, single) = systems::split_flavour(&system);
-            runtime(single)?.block_on(systems::serve(name, &broker))
+            let (name, variant) = systems::split(&system)?;
+            runtime(variant.single)?.block_on(systems::serve(name, variant, &broker))
         }
         Role::Drive { system, broker } => {
-            let (name, single) = systems::split_flavour(&system);
-            runtime(single)?.block_on(systems::drive(name, &broker))
+            let (name, variant) = systems::split(&system)?;
+            runtime(variant.single)?.block_on(systems::drive(name, variant, &broker))
         }
         Role::Count { calls } => runtime(true)?.block_on(rpc::ours::count(calls)),
     }

@@ -14,6 +14,20 @@ pub(crate) enum Broker {
     None,
     Redis,
     RabbitMq,
+    Nats,
+    /// No broker: the two processes talk directly, at a free port.
+    Direct,
+}
+
+/// The program that a system's processes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// This one.
+    Own,
+    /// That of `benches/peers`.
+    Peers,
+    /// That of `benches/python`.
+    Python,
 }
 
 /// A system that can be measured.
@@ -23,6 +37,7 @@ pub(crate) struct System {
     pub(crate) name: &'static str,
     pub(crate) broker: Broker,
     pub(crate) kind: Kind,
+    pub(crate) program: Program,
     /// How many messages it publishes at a time when it goes flat out.
     pub(crate) window: usize,
     /// Client and server in one process.
@@ -35,6 +50,7 @@ const fn system(name: &'static str, broker: Broker, about: &'static str) -> Syst
         name,
         broker,
         kind: Kind::Rpc,
+        program: Program::Own,
         window: 0,
         in_process: matches!(broker, Broker::None),
         about,
@@ -47,6 +63,10 @@ const fn topics(name: &'static str, broker: Broker, window: usize, about: &'stat
         window,
         ..system(name, broker, about)
     }
+}
+
+const fn peer(program: Program, system: System) -> System {
+    System { program, ..system }
 }
 
 /// All of them.
@@ -172,17 +192,136 @@ pub(crate) const SYSTEMS: &[System] = &[
         64,
         "lapin, 64 in flight, confirmed, no acks",
     ),
+    peer(
+        Program::Peers,
+        system(
+            "tarpc.inproc",
+            Broker::None,
+            "tarpc over its channel transport, which does not encode",
+        ),
+    ),
+    peer(
+        Program::Peers,
+        system("tarpc.tcp", Broker::Direct, "tarpc over TCP, JSON"),
+    ),
+    peer(
+        Program::Peers,
+        system(
+            "nats",
+            Broker::Nats,
+            "async-nats request/reply, inline server loop, JSON",
+        ),
+    ),
+    peer(
+        Program::Peers,
+        system(
+            "kanin",
+            Broker::RabbitMq,
+            "kanin's server (Protobuf, default prefetch 64), lapin's client",
+        ),
+    ),
+    peer(
+        Program::Peers,
+        system(
+            "ruststream.w64",
+            Broker::RabbitMq,
+            "RustStream request/reply, prefetch 64, workers(64)",
+        ),
+    ),
+    peer(
+        Program::Peers,
+        topics(
+            "ps.ruststream.rabbit.pipe64",
+            Broker::RabbitMq,
+            64,
+            "RustStream, 64 in flight, prefetch 64, workers(64), acked",
+        ),
+    ),
+    peer(
+        Program::Peers,
+        topics(
+            "ps.ruststream.stream.pipe64",
+            Broker::Redis,
+            64,
+            "RustStream Redis Streams, 64 in flight, batch(64), pipeline(), acked",
+        ),
+    ),
+    peer(
+        Program::Python,
+        system(
+            "commlib-py.redis",
+            Broker::Redis,
+            "commlib-py, a thread and client per outstanding call",
+        ),
+    ),
+    peer(
+        Program::Python,
+        system(
+            "commlib-py.amqp",
+            Broker::RabbitMq,
+            "commlib-py, a thread and client per outstanding call",
+        ),
+    ),
+    peer(
+        Program::Python,
+        system(
+            "faststream.redis",
+            Broker::Redis,
+            "FastStream, uvloop, 1,000 connections allowed",
+        ),
+    ),
+    peer(
+        Program::Python,
+        system("faststream.rabbit", Broker::RabbitMq, "FastStream, uvloop"),
+    ),
 ];
 
-/// A name without the suffix for the current-thread runtime, and whether it had it.
-pub(crate) fn split_flavour(name: &str) -> (&str, bool) {
-    name.strip_suffix(".ct")
-        .map_or((name, false), |name| (name, true))
+/// What a name says beyond the system: `commlib.redis.ct@c10`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Variant {
+    /// `.ct`: a current-thread runtime in both processes.
+    pub(crate) single: bool,
+    /// `@cN`: N client nodes, each with its own connections.
+    pub(crate) clients: usize,
+    /// `@sN`: N server nodes of one address.
+    pub(crate) servers: usize,
+    /// `@fN`: N subscriber nodes that get every message.
+    pub(crate) fan_out: usize,
+    /// `@nN`: N subscriptions of one node, to a topic each.
+    pub(crate) subscriptions: usize,
 }
 
-/// The system of a name, which may end in `.ct`.
+/// Takes a name apart.
+pub(crate) fn split(name: &str) -> anyhow::Result<(&str, Variant)> {
+    let mut variant = Variant {
+        single: false,
+        clients: 1,
+        servers: 1,
+        fan_out: 1,
+        subscriptions: 1,
+    };
+    let (mut base, scale) = name
+        .split_once('@')
+        .map_or((name, None), |(base, scale)| (base, Some(scale)));
+    if let Some(scale) = scale {
+        let number = scale.get(1..).and_then(|number| number.parse::<usize>().ok());
+        match (scale.chars().next(), number) {
+            (Some('c'), Some(number)) => variant.clients = number,
+            (Some('s'), Some(number)) => variant.servers = number,
+            (Some('f'), Some(number)) => variant.fan_out = number,
+            (Some('n'), Some(number)) => variant.subscriptions = number,
+            _ => bail!("{name}: after @ comes c, s, f or n and a number"),
+        }
+    }
+    if let Some(stripped) = base.strip_suffix(".ct") {
+        (base, variant.single) = (stripped, true);
+    }
+    Ok((base, variant))
+}
+
+/// The system of a name.
 pub(crate) fn find(name: &str) -> anyhow::Result<System> {
-    let (base, _) = split_flavour(name);
+    let (base, _) = split(name)?;
     match SYSTEMS.iter().find(|system| system.name == base) {
         Some(system) => Ok(*system),
         None => bail!("there is no system {name}; `commlib-bench systems` lists them"),
@@ -190,17 +329,19 @@ pub(crate) fn find(name: &str) -> anyhow::Result<System> {
 }
 
 /// Is the server, until the input ends.
-pub(crate) async fn serve(name: &str, url: &str) -> anyhow::Result<()> {
+pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Result<()> {
     let style = |ack, spawn| Style { ack, spawn };
     match name {
-        "commlib.redis" | "commlib.redis.perlist" | "commlib.amqp" => rpc::ours::serve(url).await,
+        "commlib.redis" | "commlib.redis.perlist" | "commlib.amqp" => {
+            rpc::ours::serve(url, variant.servers).await
+        }
         "redis.seed" => rpc::redis_naive::serve(url).await,
         "redis.opt" | "redis.interop" => rpc::redis_batched::serve(url).await,
         "lapin.noack" => rpc::lapin::serve(url, style(false, false)).await,
         "lapin.noack.spawn" => rpc::lapin::serve(url, style(false, true)).await,
         "lapin.ack64" => rpc::lapin::serve(url, style(true, false)).await,
         "lapin.ack64.spawn" => rpc::lapin::serve(url, style(true, true)).await,
-        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::subscribe(url).await,
+        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::subscribe(url, variant).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::subscribe(url).await,
         "ps.lapin.ack" => ps::lapin::subscribe(url, true).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => {
@@ -211,10 +352,10 @@ pub(crate) async fn serve(name: &str, url: &str) -> anyhow::Result<()> {
 }
 
 /// Is the client, until the input ends.
-pub(crate) async fn drive(name: &str, url: &str) -> anyhow::Result<()> {
+pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Result<()> {
     match name {
-        "commlib.memory" => rpc::ours::drive("memory://bench").await,
-        "commlib.redis" | "commlib.amqp" => rpc::ours::drive(url).await,
+        "commlib.memory" => rpc::ours::drive("memory://bench", variant.clients).await,
+        "commlib.redis" | "commlib.amqp" => rpc::ours::drive(url, variant.clients).await,
         "commlib.redis.perlist" => rpc::redis_naive::drive(url, Caller::CommlibPy).await,
         "redis.seed" => rpc::redis_naive::drive(url, Caller::Naive).await,
         "redis.interop" => rpc::redis_naive::drive(url, Caller::OneWrite).await,
@@ -223,9 +364,9 @@ pub(crate) async fn drive(name: &str, url: &str) -> anyhow::Result<()> {
             rpc::lapin::drive(url).await
         }
         "floor.json.spawn" => rpc::floor::drive().await,
-        "ps.commlib.memory" => ps::ours::publish("memory://bench").await,
+        "ps.commlib.memory" => ps::ours::publish("memory://bench", variant).await,
         "ps.floor.mpsc" => ps::floor::publish().await,
-        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url).await,
+        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url, variant).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::publish(url).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false).await,
         "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => ps::lapin::publish(url, true).await,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -27,6 +28,8 @@ pub struct Collected {
 pub struct Collector {
     phases: Arc<Mutex<HashMap<u32, Collected>>>,
     fault: Arc<Mutex<Option<String>>>,
+    /// Messages of all phases and warm-ups: while they come, a phase is not over.
+    seen: Arc<AtomicU64>,
 }
 
 impl Collector {
@@ -38,6 +41,7 @@ impl Collector {
 
     /// Counts a message by what its [`Reading`] says. Those of a warm-up are not counted.
     pub fn take(&self, phase: u32, sent_ns: u64) {
+        self.seen.fetch_add(1, Ordering::Relaxed);
         if phase == 0 {
             return;
         }
@@ -87,11 +91,14 @@ impl Collector {
     /// None in practice, see [`Latencies::summarise`].
     pub async fn finish(&self, order: Collect) -> anyhow::Result<Outcome> {
         let begin = Instant::now();
-        let mut seen = self.count(order.number);
+        let mut seen = self.seen.load(Ordering::Relaxed);
         let mut silent_since = Instant::now();
-        while seen < order.sent && silent_since.elapsed() < SILENCE && begin.elapsed() < LONGEST {
+        while self.count(order.number) < order.sent
+            && silent_since.elapsed() < SILENCE
+            && begin.elapsed() < LONGEST
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            let now = self.count(order.number);
+            let now = self.seen.load(Ordering::Relaxed);
             if now != seen {
                 (seen, silent_since) = (now, Instant::now());
             }

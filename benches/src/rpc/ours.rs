@@ -1,5 +1,7 @@
 //! commlib itself, as its users write it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use commlib::Node;
 use commlib_bench_protocol::{Fault, Lines, RpcClient, RpcWorker, drive_rpc, say};
 
@@ -26,31 +28,45 @@ impl Bench for Handler {
     }
 }
 
-/// Serves with the default settings until the input ends.
-pub(crate) async fn serve(url: &str) -> anyhow::Result<()> {
-    let node = Node::connect(url).await?;
-    node.serve(BenchServer::new(Handler)).await?;
+/// Serves with the default settings, from so many nodes, until the input ends.
+pub(crate) async fn serve(url: &str, nodes: usize) -> anyhow::Result<()> {
+    let mut serving = Vec::new();
+    for _ in 0..nodes {
+        let node = Node::connect(url).await?;
+        node.serve(BenchServer::new(Handler)).await?;
+        serving.push(node);
+    }
     say("ready")?;
     Lines::stdin().end().await;
+    drop(serving);
     Ok(())
 }
 
-/// Calls with the default settings; over `memory://`, what it serves itself.
-pub(crate) async fn drive(url: &str) -> anyhow::Result<()> {
-    let node = Node::connect(url).await?;
-    if url.starts_with("memory:") {
-        node.serve(BenchServer::new(Handler)).await?;
+/// Calls with the default settings, over so many nodes in turn; over `memory://`, what it serves itself.
+pub(crate) async fn drive(url: &str, nodes: usize) -> anyhow::Result<()> {
+    let mut clients = Vec::new();
+    for number in 0..nodes {
+        let node = Node::connect(url).await?;
+        if number == 0 && url.starts_with("memory:") {
+            node.serve(BenchServer::new(Handler)).await?;
+        }
+        clients.push(BenchClient::new(&node));
     }
-    drive_rpc(Client(BenchClient::new(&node))).await
+    let next = AtomicUsize::new(0);
+    drive_rpc(Client { clients, next }).await
 }
 
-struct Client(BenchClient);
+struct Client {
+    clients: Vec<BenchClient>,
+    next: AtomicUsize,
+}
 
 impl RpcClient for Client {
     type Worker = Worker;
 
     async fn worker(&self) -> Result<Worker, Fault> {
-        Ok(Worker(self.0.clone()))
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.clients.len();
+        Ok(Worker(self.clients[next].clone()))
     }
 }
 

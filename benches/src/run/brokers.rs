@@ -19,6 +19,7 @@ const START: Duration = Duration::from_secs(60);
 pub(crate) struct Brokers {
     redis: Option<RedisServer>,
     rabbitmq: Option<RabbitMq>,
+    nats: Option<Nats>,
 }
 
 impl Brokers {
@@ -34,22 +35,35 @@ impl Brokers {
         } else {
             None
         };
-        Ok(Self { redis, rabbitmq })
+        let nats = if needed.contains(&Broker::Nats) {
+            Some(Nats::start().await?)
+        } else {
+            None
+        };
+        Ok(Self {
+            redis,
+            rabbitmq,
+            nats,
+        })
     }
 
-    /// The URL of a broker, empty if there is none.
-    pub(crate) fn url(&self, broker: Broker) -> String {
-        match broker {
+    /// The URL of a broker, empty if there is none; a free address for processes that talk directly.
+    pub(crate) fn url(&self, broker: Broker) -> anyhow::Result<String> {
+        let url = match broker {
             Broker::None => String::new(),
             Broker::Redis => self.redis.as_ref().map(|redis| redis.url()).unwrap_or_default(),
             Broker::RabbitMq => self.rabbitmq.as_ref().map(RabbitMq::url).unwrap_or_default(),
-        }
+            Broker::Nats => self.nats.as_ref().map(Nats::url).unwrap_or_default(),
+            Broker::Direct => format!("127.0.0.1:{}", free_ports()?[0]),
+        };
+        Ok(url)
     }
 
     /// The process id of a broker, for its CPU time.
     pub(crate) fn pid(&self, broker: Broker) -> Option<u32> {
         match broker {
-            Broker::None => None,
+            Broker::None | Broker::Direct => None,
+            Broker::Nats => self.nats.as_ref()?.server.id(),
             Broker::Redis => self.redis.as_ref()?.pid(),
             Broker::RabbitMq => self.rabbitmq.as_ref()?.server.id(),
         }
@@ -142,6 +156,44 @@ impl RabbitMq {
 
     fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port)
+    }
+}
+
+/// NATS as it comes.
+struct Nats {
+    port: u16,
+    server: Child,
+}
+
+impl Nats {
+    async fn start() -> anyhow::Result<Self> {
+        let [port, ..] = free_ports()?;
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "nats-server",
+            "-a",
+            "127.0.0.1",
+            "-p",
+            &port.to_string(),
+        ]);
+        let path = std::env::var("PATH").unwrap_or_default();
+        // A user's PATH on Debian leaves out the folders where daemons are.
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+        let server = child(&mut command).context("nats-server does not start; scripts/bench installs it")?;
+        let begin = Instant::now();
+        while let Err(error) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+            if begin.elapsed() > START {
+                bail!("NATS is not ready after {START:?}: {error}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Self { port, server })
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
     }
 }
 

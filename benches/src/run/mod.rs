@@ -2,20 +2,24 @@
 
 mod brokers;
 mod phases;
+pub(crate) mod plan;
 mod sample;
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::Args;
 use commlib_bench_protocol::{Collect, Kind, Outcome, Phase};
 use tokio::process::Command;
 
-use self::brokers::Brokers;
+pub(crate) use self::brokers::Brokers;
 pub(crate) use self::phases::PhaseSpec;
-pub(crate) use self::sample::{Results, Sample};
+use self::plan::{GROWTH, Group, TABLES};
+pub(crate) use self::sample::{Results, Sample, Spread};
 use crate::process::{Process, cpu_seconds, peak_mib};
-use crate::systems::{self, System};
+use crate::systems::{self, Program, System};
 use crate::table;
 
 /// More than the longest that a process takes for the calls that are never answered.
@@ -47,6 +51,103 @@ pub(crate) struct Options {
     out: Option<PathBuf>,
 }
 
+/// What to run for the page of results.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AllOptions {
+    /// Short: no peers, no growth.
+    #[arg(long)]
+    quick: bool,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long each phase measures.
+    #[arg(long, default_value_t = 0.8)]
+    seconds: f64,
+    /// How long each phase works before that.
+    #[arg(long, default_value_t = 0.3)]
+    warmup: f64,
+    /// The file that all samples are written to.
+    #[arg(long, default_value = "target/bench/results.json")]
+    out: PathBuf,
+}
+
+/// Runs the plan. What failed is in the results; it is an error if commlib failed or lost or mixed up anything.
+pub(crate) async fn all(options: AllOptions) -> anyhow::Result<()> {
+    let groups: Vec<&Group> = TABLES
+        .iter()
+        .chain(GROWTH)
+        .filter(|group| group.quick || !options.quick)
+        .collect();
+    let mut needed = Vec::new();
+    for system in groups.iter().flat_map(|group| group.systems) {
+        let system = systems::find(system)?;
+        if !options.quick || system.program == Program::Own {
+            needed.push(system.broker);
+        }
+    }
+    let brokers = Brokers::start(&needed).await?;
+    let mut results = Results::default();
+    for round in 0..options.rounds {
+        for group in groups.iter().filter(|group| round < group.rounds) {
+            let phases = group.phases.iter().map(|phase| phase.parse::<PhaseSpec>());
+            let run = Options {
+                systems: Vec::new(),
+                phases: phases.collect::<Result<_, _>>().map_err(anyhow::Error::msg)?,
+                rounds: options.rounds,
+                seconds: options.seconds,
+                warmup: options.warmup,
+                against: None,
+                out: None,
+            };
+            for name in group.systems {
+                let system = systems::find(name)?;
+                if options.quick && system.program != Program::Own {
+                    continue;
+                }
+                attempt(&run, &brokers, round, name, &system, &mut results).await;
+            }
+        }
+        eprintln!("round {} of {} is over", round + 1, options.rounds);
+        if let Some(folder) = options.out.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(&options.out, serde_json::to_vec(&results)?)?;
+    }
+    // A subscriber that is flooded drops messages and says so; that is in the tables and no failure of the run.
+    let wrong: Vec<String> = results
+        .samples
+        .iter()
+        .filter(|sample| sample.system.contains("commlib."))
+        .filter(|sample| {
+            let flooded = sample.phase == "pub" || sample.phase.starts_with("pub.");
+            sample.outcome.misdelivered > 0 || (sample.outcome.errors > 0 && !flooded)
+        })
+        .map(|sample| format!("{} {}: {:?}", sample.system, sample.phase, sample.outcome))
+        .collect();
+    anyhow::ensure!(
+        wrong.is_empty() && results.failures.is_empty(),
+        "went wrong: {} {}",
+        wrong.join("; "),
+        results.failures.join("; ")
+    );
+    Ok(())
+}
+
+/// Runs one system; a failure is noted and ends nothing.
+async fn attempt(
+    options: &Options,
+    brokers: &Brokers,
+    round: usize,
+    name: &str,
+    system: &System,
+    results: &mut Results,
+) {
+    if let Err(error) = one_system(options, brokers, round, name, system, results).await {
+        let failure = format!("{name}, round {}: {error:#}", round + 1);
+        eprintln!("{failure}");
+        results.failures.push(failure);
+    }
+}
+
 /// Runs and prints. A system that fails in a round does not end the run, but the run then ends with an error.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let all = options
@@ -59,11 +160,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut results = Results::default();
     for round in 0..options.rounds {
         for (name, system) in &all {
-            if let Err(error) = one_system(&options, &brokers, round, name, system, &mut results).await {
-                let failure = format!("{name}, round {}: {error:#}", round + 1);
-                eprintln!("{failure}");
-                results.failures.push(failure);
-            }
+            attempt(&options, &brokers, round, name, system, &mut results).await;
         }
         eprintln!("round {} of {} is over", round + 1, options.rounds);
     }
@@ -86,11 +183,10 @@ async fn one_system(
     system: &System,
     results: &mut Results,
 ) -> anyhow::Result<()> {
+    let url = brokers.url(system.broker)?;
     let command = |role: &str| -> anyhow::Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args([role, name, "--broker"])
-            .arg(brokers.url(system.broker));
+        let mut command = program(system.program)?;
+        command.args([role, name, "--broker"]).arg(&url);
         Ok(command)
     };
     let mut server = if system.in_process {
@@ -129,7 +225,7 @@ async fn one_system(
         if let (Kind::Pub, Some(server)) = (phase.kind, server.as_mut()) {
             let order = Collect {
                 number: phase.number,
-                sent: sent.count,
+                sent: sent.count * systems::split(name)?.1.fan_out as u64,
             };
             server.order(&order).await?;
             outcome = server.answer::<Outcome>(PATIENCE).await?.after(&sent);
@@ -149,4 +245,26 @@ async fn one_system(
         server.end().await;
     }
     Ok(())
+}
+
+/// The program of a system, found from where this one is: `target/release`.
+fn program(program: Program) -> anyhow::Result<Command> {
+    let own = std::env::current_exe()?;
+    let benches = own
+        .ancestors()
+        .nth(3)
+        .map(|root| root.join("benches"))
+        .context("this program is not in target/release")?;
+    let command = match program {
+        Program::Own => Command::new(own),
+        Program::Peers => Command::new(benches.join("peers/target/release/commlib-bench-peers")),
+        Program::Python => {
+            let mut command = Command::new(benches.join("python/.venv/bin/python"));
+            command.arg(benches.join("python/peer.py"));
+            // What goes wrong there is in the outcomes; the tracebacks of its libraries would fill pages.
+            command.stderr(Stdio::null());
+            command
+        }
+    };
+    Ok(command)
 }

@@ -1,9 +1,12 @@
 //! commlib itself, as its users write it.
 
 use commlib::Node;
+use commlib::topic::{Captures, Subscription};
 use commlib_bench_protocol::{
     Collector, Fault, Publisher, Reading, answer_collects, drive_publisher, drive_publisher_in_process,
 };
+
+use crate::systems::Variant;
 
 /// A reading as this contract has it; the fields are those of [`Reading`].
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -42,46 +45,74 @@ impl From<Reading> for Sonar {
 pub(crate) trait Sensors {
     /// A reading.
     async fn sonar(&self, reading: Sonar);
+    /// A reading of one of many.
+    #[topic("many.{index}")]
+    async fn many(&self, index: u32, reading: Sonar);
 }
 
-async fn collect(node: &Node) -> anyhow::Result<Collector> {
+async fn collect(node: &Node, variant: Variant) -> anyhow::Result<Collector> {
     let collector = Collector::new();
-    let mut readings = SensorsSubscriber::new(node).sonar().await?;
-    let taken = collector.clone();
-    tokio::spawn(async move {
-        while let Some(received) = readings.next().await {
-            match received {
-                Ok(received) => taken.take(received.message.phase, received.message.sent_ns),
-                Err(notice) => taken.fault(&notice.to_string()),
-            }
+    let subscriber = SensorsSubscriber::new(node);
+    if variant.subscriptions == 1 {
+        let readings = subscriber.sonar().await?;
+        tokio::spawn(read(readings, collector.clone()));
+    } else {
+        for index in 0..variant.subscriptions {
+            let readings = subscriber.many(index as u32).await?;
+            tokio::spawn(read(readings, collector.clone()));
         }
-    });
+    }
     Ok(collector)
 }
 
+async fn read<C: Captures>(mut readings: Subscription<Sonar, C>, collector: Collector) {
+    while let Some(received) = readings.next().await {
+        match received {
+            Ok(received) => collector.take(received.message.phase, received.message.sent_ns),
+            Err(notice) => collector.fault(&notice.to_string()),
+        }
+    }
+}
+
 /// Subscribes with the default settings until the input ends.
-pub(crate) async fn subscribe(url: &str) -> anyhow::Result<()> {
-    let node = Node::connect(url).await?;
-    answer_collects(&collect(&node).await?).await
+pub(crate) async fn subscribe(url: &str, variant: Variant) -> anyhow::Result<()> {
+    let collector = collect(&Node::connect(url).await?, variant).await?;
+    for _ in 1..variant.fan_out {
+        // A subscription keeps its node.
+        let readings = SensorsSubscriber::new(&Node::connect(url).await?).sonar().await?;
+        tokio::spawn(read(readings, collector.clone()));
+    }
+    answer_collects(&collector).await
 }
 
 /// Publishes with the default settings; over `memory://`, to a subscriber of its own.
-pub(crate) async fn publish(url: &str) -> anyhow::Result<()> {
+pub(crate) async fn publish(url: &str, variant: Variant) -> anyhow::Result<()> {
     let node = Node::connect(url).await?;
-    let publisher = OurPublisher(SensorsPublisher::new(&node));
+    let publisher = OurPublisher {
+        publisher: SensorsPublisher::new(&node),
+        topics: variant.subscriptions as u64,
+    };
     if url.starts_with("memory:") {
-        drive_publisher_in_process(publisher, &collect(&node).await?).await
+        drive_publisher_in_process(publisher, &collect(&node, variant).await?).await
     } else {
         drive_publisher(publisher).await
     }
 }
 
 #[derive(Clone)]
-struct OurPublisher(SensorsPublisher);
+struct OurPublisher {
+    publisher: SensorsPublisher,
+    topics: u64,
+}
 
 impl Publisher for OurPublisher {
     async fn publish(&self, reading: Reading) -> Result<(), Fault> {
-        self.0.sonar(reading.into()).await?;
+        if self.topics == 1 {
+            self.publisher.sonar(reading.into()).await?;
+        } else {
+            let index = reading.seq % self.topics;
+            self.publisher.many(index as u32, reading.into()).await?;
+        }
         Ok(())
     }
 }

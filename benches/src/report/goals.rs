@@ -1,0 +1,235 @@
+//! The goals: what is measured against what, and what the ratio must be.
+
+use super::Report;
+use crate::run::{Results, Sample};
+
+/// A figure of a system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Figure {
+    Rate,
+    P50,
+    /// CPU of client and server per call.
+    Cpu,
+    /// Peak memory of the client, over all phases.
+    ClientPeak,
+    /// Peak memory of the server, over all phases.
+    ServerPeak,
+}
+
+impl Figure {
+    fn of(self, sample: &Sample) -> f64 {
+        let [client, server, _] = sample.cpu_per_100k();
+        match self {
+            Self::Rate => sample.rate(),
+            Self::P50 => sample.outcome.p50,
+            Self::Cpu => client + server,
+            Self::ClientPeak => sample.peak_mib[0],
+            Self::ServerPeak => sample.peak_mib[1],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rate => "per second",
+            Self::P50 => "p50",
+            Self::Cpu => "CPU per call",
+            Self::ClientPeak => "client's peak memory",
+            Self::ServerPeak => "server's peak memory",
+        }
+    }
+}
+
+/// A row of the table of goals.
+struct Goal {
+    work: &'static str,
+    figure: Figure,
+    phase: &'static str,
+    ours: &'static str,
+    theirs: &'static str,
+    floor: f64,
+    goal: f64,
+}
+
+const fn goal(
+    work: &'static str,
+    figure: Figure,
+    phase: &'static str,
+    ours: &'static str,
+    theirs: &'static str,
+    [floor, goal]: [f64; 2],
+) -> Goal {
+    Goal {
+        work,
+        figure,
+        phase,
+        ours,
+        theirs,
+        floor,
+        goal,
+    }
+}
+
+#[rustfmt::skip] // A table.
+const GOALS: &[Goal] = &[
+    goal("Redis RPC, 64 in flight", Figure::Rate, "rpc64", "commlib.redis", "redis.opt", [0.80, 1.0]),
+    goal("Redis RPC, 256 in flight", Figure::Rate, "rpc256", "commlib.redis", "redis.opt", [0.75, 1.0]),
+    goal("Redis RPC, 64 in flight", Figure::Rate, "rpc64", "commlib.redis", "nats", [1.2, 1.8]),
+    goal("Redis RPC, 1 in flight", Figure::P50, "rpc1", "commlib.redis", "redis.seed", [1.0, 0.9]),
+    goal("Redis RPC, 1 in flight", Figure::P50, "rpc1", "commlib.redis", "redis.opt", [1.15, 1.0]),
+    goal("Redis RPC, callers with a list per call, 64 in flight", Figure::Rate, "rpc64", "commlib.redis.perlist", "redis.seed", [7.5, 9.5]),
+    goal("AMQP RPC, acked, 64 in flight", Figure::Rate, "rpc64", "commlib.amqp", "lapin.ack64", [1.45, 1.8]),
+    goal("AMQP RPC, acked, 256 in flight", Figure::Rate, "rpc256", "commlib.amqp", "lapin.ack64", [1.45, 1.8]),
+    goal("AMQP RPC, acked, 64 in flight", Figure::Rate, "rpc64", "commlib.amqp", "lapin.ack64.spawn", [0.90, 1.0]),
+    goal("AMQP RPC, no-ack option, 64 in flight", Figure::Rate, "rpc64", "commlib.amqp.noack", "lapin.noack", [1.20, 1.5]),
+    goal("AMQP RPC, acked, 1 in flight", Figure::P50, "rpc1", "commlib.amqp", "lapin.ack64", [1.15, 1.05]),
+    goal("AMQP RPC, acked, 64 in flight", Figure::Rate, "rpc64", "commlib.amqp", "kanin", [1.05, 1.3]),
+    goal("AMQP RPC, acked, 64 in flight", Figure::Rate, "rpc64", "commlib.amqp", "ruststream.w64", [0.95, 1.1]),
+    goal("topics on Redis, flat out", Figure::Rate, "pub", "ps.commlib.redis", "ps.redis.pipe64", [0.80, 1.0]),
+    goal("topics on Redis, 200/s", Figure::P50, "pub200", "ps.commlib.redis", "ps.redis.pipe64", [1.15, 1.0]),
+    goal("durable topics on Redis, flat out", Figure::Rate, "pub", "ps.commlib.redis.durable", "ps.ruststream.stream.pipe64", [1.0, 1.5]),
+    goal("durable topics on AMQP, flat out", Figure::Rate, "pub", "ps.commlib.amqp.durable", "ps.ruststream.rabbit.pipe64", [1.0, 1.5]),
+    goal("topics on AMQP, flat out, unconfirmed", Figure::Rate, "pub", "ps.commlib.amqp.unconfirmed", "ps.lapin", [1.6, 1.9]),
+    goal("topics on AMQP, flat out, confirmed", Figure::Rate, "pub", "ps.commlib.amqp", "ps.lapin", [0.8, 1.0]),
+    goal("memory RPC, 1 in flight", Figure::P50, "rpc1", "commlib.memory", "tarpc.inproc", [0.55, 0.35]),
+    goal("memory RPC, 1 in flight, one thread", Figure::P50, "rpc1", "commlib.memory.ct", "tarpc.inproc.ct", [0.55, 0.35]),
+    goal("memory RPC, 64 in flight", Figure::Rate, "rpc64", "commlib.memory", "tarpc.inproc", [1.5, 2.2]),
+    goal("memory RPC, 64 in flight, one thread", Figure::Rate, "rpc64", "commlib.memory.ct", "tarpc.inproc.ct", [1.5, 2.2]),
+    goal("memory RPC, 64 in flight", Figure::Cpu, "rpc64", "commlib.memory", "tarpc.inproc", [0.6, 0.4]),
+    goal("memory RPC, 64 in flight, one thread", Figure::Cpu, "rpc64", "commlib.memory.ct", "tarpc.inproc.ct", [0.6, 0.4]),
+    goal("memory topics, flat out", Figure::Rate, "pub", "ps.commlib.memory", "ps.floor.mpsc", [0.45, 0.7]),
+    goal("Redis RPC, 64 in flight", Figure::Cpu, "rpc64", "commlib.redis", "redis.opt", [1.4, 1.0]),
+    goal("AMQP RPC, acked, 64 in flight", Figure::Cpu, "rpc64", "commlib.amqp", "lapin.ack64", [0.65, 0.55]),
+    goal("Redis RPC, 16 KiB, 64 in flight", Figure::Rate, "rpc64.16k", "commlib.redis", "redis.opt", [0.85, 1.1]),
+    goal("AMQP RPC, 16 KiB, 64 in flight", Figure::Rate, "rpc64.16k", "commlib.amqp", "lapin.noack", [0.95, 1.2]),
+    goal("Redis RPC, 64 in flight", Figure::Rate, "rpc64", "commlib.redis", "commlib-py.redis", [50.0, 80.0]),
+    goal("AMQP RPC, 64 in flight", Figure::Rate, "rpc64", "commlib.amqp", "commlib-py.amqp", [14.0, 20.0]),
+    goal("Redis RPC", Figure::ClientPeak, "", "commlib.redis", "redis.opt", [1.5, 1.2]),
+    goal("Redis RPC", Figure::ServerPeak, "", "commlib.redis", "redis.opt", [1.5, 1.2]),
+    goal("AMQP RPC", Figure::ClientPeak, "", "commlib.amqp", "lapin.ack64", [1.5, 1.2]),
+    goal("AMQP RPC", Figure::ServerPeak, "", "commlib.amqp", "lapin.ack64", [1.5, 1.2]),
+];
+
+/// The rows as a table of Markdown.
+pub(super) fn table(report: &Report) -> String {
+    let mut rows = vec![
+        "| work | figure | ours / against | floor | goal | measured (least–most) | verdict |".to_owned(),
+        "|---|---|---|--:|--:|--:|---|".to_owned(),
+    ];
+    for goal in GOALS {
+        rows.push(row(&report.results, goal));
+    }
+    for [name, ours, theirs] in report.sizes() {
+        let against = format!("example with only {name} / the raw client");
+        let ratio = theirs
+            .parse::<f64>()
+            .ok()
+            .zip(ours.parse::<f64>().ok())
+            .map(|(theirs, ours)| ours / theirs);
+        let measured = ratio.map_or("not measured".to_owned(), |ratio| format!("{ratio:.2}"));
+        let verdict = ratio.map_or("–", |ratio| verdict(ratio, 1.6, 1.25));
+        rows.push(format!(
+            "| stripped size of the same example | bytes | {against} | ≤ 1.6 | ≤ 1.25 | {measured} | {verdict} |"
+        ));
+    }
+    let wrong: u64 = report
+        .results
+        .samples
+        .iter()
+        .filter(|sample| sample.system.starts_with("commlib.") || sample.system.starts_with("ps.commlib."))
+        .map(|sample| sample.outcome.errors + sample.outcome.misdelivered)
+        .sum();
+    let verdict = if wrong == 0 {
+        "goal met"
+    } else {
+        "**floor missed**"
+    };
+    rows.push(format!(
+        "| loss, misdelivery, errors at default settings | count | all of commlib | 0 | 0 | {wrong} | {verdict} |"
+    ));
+    rows.join("\n") + "\n"
+}
+
+fn row(results: &Results, goal: &Goal) -> String {
+    let sign = if goal.goal > goal.floor { "≥" } else { "≤" };
+    let what = format!(
+        "| {} | {} | `{}` / `{}` | {sign} {} | {sign} {} |",
+        goal.work,
+        goal.figure.name(),
+        goal.ours,
+        goal.theirs,
+        goal.floor,
+        goal.goal
+    );
+    let figures = |system: &str| -> Vec<(usize, f64)> {
+        if goal.phase.is_empty() {
+            peaks(results, system, goal.figure)
+        } else {
+            results
+                .of(system, goal.phase)
+                .map(|sample| (sample.round, goal.figure.of(sample)))
+                .collect()
+        }
+    };
+    let (ours, theirs) = (figures(goal.ours), figures(goal.theirs));
+    let (Some(our), Some(their)) = (median(&ours), median(&theirs)) else {
+        return format!("{what} not measured | – |");
+    };
+    let ratio = our / their;
+    // The spread is that of ratios within one round.
+    let same_round = ours.iter().filter_map(|(round, figure)| {
+        let (_, other) = theirs.iter().find(|(other, _)| other == round)?;
+        (*other > 0.0).then_some(figure / other)
+    });
+    let (least, most) = same_round.fold((f64::MAX, f64::MIN), |(least, most), ratio| {
+        (least.min(ratio), most.max(ratio))
+    });
+    let verdict = verdict(ratio, goal.floor, goal.goal);
+    format!("{what} {ratio:.2} ({least:.2}–{most:.2}) | {verdict} |")
+}
+
+fn verdict(ratio: f64, floor: f64, goal: f64) -> &'static str {
+    let reaches = |bound: f64| {
+        if goal > floor {
+            ratio >= bound
+        } else {
+            ratio <= bound
+        }
+    };
+    match (reaches(goal), reaches(floor)) {
+        (true, _) => "goal met",
+        (false, true) => "floor met",
+        (false, false) => "**floor missed**",
+    }
+}
+
+/// The highest figure of a system in each round.
+fn peaks(results: &Results, system: &str, figure: Figure) -> Vec<(usize, f64)> {
+    let mut peaks: Vec<(usize, f64)> = Vec::new();
+    for sample in results.samples.iter().filter(|sample| sample.system == system) {
+        let value = figure.of(sample);
+        match peaks.iter_mut().find(|(round, _)| *round == sample.round) {
+            Some((_, peak)) => *peak = peak.max(value),
+            None => peaks.push((sample.round, value)),
+        }
+    }
+    peaks
+}
+
+fn median(figures: &[(usize, f64)]) -> Option<f64> {
+    crate::run::Spread::of(figures.iter().map(|(_, figure)| *figure).collect()).map(|spread| spread.median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn a_verdict_knows_which_way_is_better() {
+        assert_eq!(verdict(1.0, 0.8, 1.0), "goal met");
+        assert_eq!(verdict(0.9, 0.8, 1.0), "floor met");
+        assert_eq!(verdict(0.7, 0.8, 1.0), "**floor missed**");
+        assert_eq!(verdict(0.3, 0.55, 0.35), "goal met");
+        assert_eq!(verdict(0.5, 0.55, 0.35), "floor met");
+        assert_eq!(verdict(0.6, 0.55, 0.35), "**floor missed**");
+    }
+}

@@ -274,6 +274,18 @@ pub(crate) const SYSTEMS: &[System] = &[
         Program::Python,
         system("faststream.rabbit", Broker::RabbitMq, "FastStream, uvloop"),
     ),
+    topics(
+        "ps.commlib.redis.durable",
+        Broker::Redis,
+        64,
+        "commlib, redis://, durable topic, a group of one that runs 64 handlers",
+    ),
+    topics(
+        "ps.commlib.amqp.durable",
+        Broker::RabbitMq,
+        64,
+        "commlib, amqp://, durable topic, a group of one that runs 64 handlers",
+    ),
 ];
 
 /// What a name says beyond the system: `commlib.redis.ct@c10`.
@@ -342,6 +354,7 @@ pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "lapin.ack64" => rpc::lapin::serve(url, style(true, false)).await,
         "lapin.ack64.spawn" => rpc::lapin::serve(url, style(true, true)).await,
         "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::subscribe(url, variant).await,
+        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::subscribe(url, 64).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::subscribe(url).await,
         "ps.lapin.ack" => ps::lapin::subscribe(url, true).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => {
@@ -367,6 +380,7 @@ pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "ps.commlib.memory" => ps::ours::publish("memory://bench", variant).await,
         "ps.floor.mpsc" => ps::floor::publish().await,
         "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url, variant).await,
+        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::publish(url).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::publish(url).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false).await,
         "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => ps::lapin::publish(url, true).await,

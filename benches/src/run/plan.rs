@@ -118,6 +118,7 @@ pub(crate) const TABLES: &[Group] = &[
             "ps.lapin.pipe64",
             "ps.lapin.ack",
             "ps.lapin.confirm.pipe64",
+            "ps.commlib.amqp.durable",
             "ps.ruststream.rabbit.pipe64",
         ],
         phases: TOPICS,

@@ -19,6 +19,13 @@ pub(crate) struct Sonar {
     text: String,
 }
 
+impl Sonar {
+    /// Counts it as received.
+    pub(super) fn count(&self, collector: &Collector) {
+        collector.take(self.phase, self.sent_ns);
+    }
+}
+
 impl From<Reading> for Sonar {
     fn from(reading: Reading) -> Self {
         let Reading {
@@ -68,7 +75,7 @@ async fn collect(node: &Node, variant: Variant) -> anyhow::Result<Collector> {
 async fn read<C: Captures>(mut readings: Subscription<Sonar, C>, collector: Collector) {
     while let Some(received) = readings.next().await {
         match received {
-            Ok(received) => collector.take(received.message.phase, received.message.sent_ns),
+            Ok(received) => received.message.count(&collector),
             Err(notice) => collector.fault(&notice.to_string()),
         }
     }

@@ -1,0 +1,52 @@
+//! commlib's durable topics: a group gets every message, acknowledged after its handler.
+
+use commlib::Node;
+use commlib_bench_protocol::{Collector, Fault, Publisher, Reading, answer_collects, drive_publisher};
+
+use super::ours::Sonar;
+
+/// The group that everything is kept for. Its own, so that a run begins with nothing waiting.
+const GROUP: &str = "bench";
+
+/// What is kept.
+#[commlib::topic(prefix = "bench_durable")]
+pub(crate) trait Log {
+    /// A reading.
+    #[topic("sonar", durable)]
+    async fn sonar(&self, reading: Sonar);
+}
+
+struct Handler(Collector);
+
+impl Log for Handler {
+    async fn sonar(&self, reading: Sonar) {
+        reading.count(&self.0);
+    }
+}
+
+/// Handles with the default settings, so many messages at once, until the input ends.
+pub(crate) async fn subscribe(url: &str, concurrency: usize) -> anyhow::Result<()> {
+    let node = Node::connect(url).await?;
+    let collector = Collector::new();
+    node.serve(LogHandler::new(Handler(collector.clone())))
+        .group(GROUP)
+        .concurrency(concurrency)
+        .await?;
+    answer_collects(&collector).await
+}
+
+/// Publishes; a message counts when the broker has stored it.
+pub(crate) async fn publish(url: &str) -> anyhow::Result<()> {
+    let node = Node::connect(url).await?;
+    drive_publisher(OurPublisher(LogPublisher::new(&node))).await
+}
+
+#[derive(Clone)]
+struct OurPublisher(LogPublisher);
+
+impl Publisher for OurPublisher {
+    async fn publish(&self, reading: Reading) -> Result<(), Fault> {
+        self.0.sonar(reading.into()).await?;
+        Ok(())
+    }
+}

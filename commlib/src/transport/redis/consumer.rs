@@ -440,9 +440,12 @@ impl ConsumerTask {
                 address: index,
                 taken,
                 redelivered: false,
-                waited_for: false,
+                // Nothing is left to do before the replies are there, as the next pop goes out with them.
+                waited_for: true,
                 responder: Box::new(responder),
             });
+        } else {
+            self.outbox.finished(batch);
         }
     }
 }

@@ -41,15 +41,21 @@ impl Popped<'_> {
                 }
                 Ok((mut message, dialect)) => {
                     let correlation_id = match dialect {
-                        Dialect::Native => message.meta.id.clone().or(message.meta.correlation_id.clone()),
+                        Dialect::Native => message
+                            .meta
+                            .id
+                            .as_ref()
+                            .or(message.meta.correlation_id.as_ref())
+                            .cloned(),
                         Dialect::CommlibPy => message.meta.correlation_id.clone(),
                     };
-                    let reply_to = message.meta.reply_to.as_deref();
+                    let reply_to = message.meta.reply_to.take();
+                    let wants_reply = reply_to.is_some();
                     let route = Route::new(reply_to, Some(dialect), correlation_id, &self.outbox.handle);
                     let size = message.data.len();
                     let taken = if size > self.max_body {
                         Taken::TooLarge { size }
-                    } else if reply_to.is_some() && route.is_none() {
+                    } else if wants_reply && route.is_none() {
                         Taken::Malformed(Malformed::forged())
                     } else {
                         self.outbox.handle.clock.read(&mut message.meta);
@@ -77,7 +83,7 @@ impl Popped<'_> {
     fn route_of(&self, malformed: &mut Malformed) -> Option<Route> {
         let correlation_id = malformed.correlation_id.take();
         Route::new(
-            malformed.reply_to.as_deref(),
+            malformed.reply_to.take(),
             None,
             correlation_id,
             &self.outbox.handle,

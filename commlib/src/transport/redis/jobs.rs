@@ -36,7 +36,7 @@ pub(super) enum Job {
 /// An item for a work queue.
 pub(super) struct Push {
     pub(super) address: Address,
-    pub(super) item: Bytes,
+    pub(super) item: Vec<u8>,
     /// How long the list has to live at least, in ms.
     pub(super) time_to_live: i64,
     pub(super) origin: Origin,
@@ -79,7 +79,7 @@ impl Push {
 /// A reply on its way to its list.
 pub(super) struct Reply {
     pub(super) list: String,
-    pub(super) item: Bytes,
+    pub(super) item: Vec<u8>,
     pub(super) since: Instant,
     /// Released when the broker has the reply.
     pub(super) permit: Option<OwnedSemaphorePermit>,

@@ -38,7 +38,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -123,6 +122,7 @@ async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTr
     let writer = tokio::spawn(writer.run(ready));
     let life: Life = Arc::new(stop.clone().drop_guard());
     Ok(Arc::new(RedisTransport {
+        reply_list: inbox::reply_list(&options.node_id),
         endpoint,
         handle,
         options,
@@ -148,6 +148,7 @@ struct RedisTransport {
     options: TransportOptions,
     state: watch::Receiver<ConnectionState>,
     waiting: Waiting,
+    reply_list: String,
     commands: mpsc::UnboundedSender<Command>,
     /// Taken by the task of the subscriptions, which starts with the first of them.
     wishes: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
@@ -181,16 +182,16 @@ impl RedisTransport {
     }
 
     /// The bytes of a request.
-    fn encode(&self, message: Envelope, reply_to: Option<&str>) -> Bytes {
+    fn encode(&self, message: Envelope, reply_to: Option<&str>) -> Vec<u8> {
         match self.options.dialect {
-            Dialect::CommlibPy => commlib_py::encode_request(&message, reply_to.unwrap_or_default()).into(),
+            Dialect::CommlibPy => commlib_py::encode_request(&message, reply_to.unwrap_or_default()),
             Dialect::Native => self.encode_native(message, reply_to),
         }
     }
 
-    fn encode_native(&self, mut message: Envelope, reply_to: Option<&str>) -> Bytes {
+    fn encode_native(&self, mut message: Envelope, reply_to: Option<&str>) -> Vec<u8> {
         self.handle.clock.stamp(&mut message.meta);
-        native::encode(&message, reply_to).into()
+        native::encode(&message, reply_to)
     }
 
     /// Runs what has to be answered within the limit for operations.
@@ -369,10 +370,7 @@ impl RedisTransport {
         // Answers come in order: with this one, everything before it is at the broker.
         let connected = self.state.borrow().is_connected();
         let flushed = if connected {
-            let lists = [
-                inbox::reply_list(&self.options.node_id),
-                inbox::wake_list(&self.options.node_id),
-            ];
+            let lists = [self.reply_list.clone(), inbox::wake_list(&self.options.node_id)];
             let words: [&[u8]; 3] = [b"DEL", lists[0].as_bytes(), lists[1].as_bytes()];
             self.handle.ask(limit, "flush", &words).await.map(|_| ())
         } else {
@@ -451,7 +449,7 @@ impl Transport for RedisTransport {
             ));
         };
         let item = match &self.waiting.calls {
-            None => self.encode(message, Some(&inbox::reply_list(&self.options.node_id))),
+            None => self.encode(message, Some(&self.reply_list)),
             Some(calls) => {
                 let list = calls.add(id.clone());
                 self.encode(message, Some(&list))
@@ -513,7 +511,7 @@ impl Transport for RedisTransport {
             }
             let body = match self.options.dialect {
                 Dialect::CommlibPy => message.data,
-                Dialect::Native => self.encode_native(message, None),
+                Dialect::Native => self.encode_native(message, None).into(),
             };
             self.limited(&what, |done| Job::Publish {
                 channel: address,

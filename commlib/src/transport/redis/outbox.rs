@@ -99,7 +99,7 @@ mod tests {
     fn reply() -> Reply {
         Reply {
             list: String::new(),
-            item: vec![0; MOST / 2].into(),
+            item: vec![0; MOST / 2],
             since: Instant::now(),
             permit: None,
         }

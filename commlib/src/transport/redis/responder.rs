@@ -26,14 +26,14 @@ pub(super) struct Route {
 impl Route {
     /// A route to an address that requesters own; any other is logged and counted, and nothing is written to it.
     pub(super) fn new(
-        reply_to: Option<&str>,
+        reply_to: Option<String>,
         dialect: Option<Dialect>,
         correlation_id: Option<String>,
         handle: &Handle,
     ) -> Option<Self> {
         let list = reply_to?;
-        let per_call = is_call_list(list);
-        if !per_call && !is_node_list(list) {
+        let per_call = is_call_list(&list);
+        if !per_call && !is_node_list(&list) {
             let refused = handle.refused_replies.fetch_add(1, Ordering::Relaxed) + 1;
             let shown: String = list.chars().take(64).collect();
             tracing::warn!(
@@ -44,7 +44,7 @@ impl Route {
             return None;
         }
         Some(Self {
-            list: list.to_owned(),
+            list,
             // Of what can't be read, the form of the address tells the form of the answer.
             dialect: dialect.unwrap_or(if per_call {
                 Dialect::CommlibPy
@@ -151,7 +151,7 @@ impl Responder for RedisResponder {
         self.answered = true;
         let reply = Reply {
             list: route.list,
-            item: item.into(),
+            item,
             since: Instant::now(),
             permit: Some(permit),
         };
@@ -188,7 +188,7 @@ mod tests {
         let (handle, _jobs) = Handle::new();
         let node = format!("commlib:reply:{}", "aZ0_-x".repeat(4));
         let call = format!("rpc-{}", "0f".repeat(16));
-        let route = |text: &str| Route::new(Some(text), None, None, &handle);
+        let route = |text: &str| Route::new(Some(text.to_owned()), None, None, &handle);
         assert_eq!(route(&node).unwrap().dialect, Dialect::Native);
         assert_eq!(route(&call).unwrap().dialect, Dialect::CommlibPy);
         assert!(Route::new(None, None, None, &handle).is_none());

@@ -2,6 +2,8 @@
 //!
 //! `data` is never parsed here: reading finds where it begins and ends and shares those bytes.
 
+mod scan;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -110,15 +112,19 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
 /// # Errors
 /// When it is neither; the error carries the reply address where there is one.
 pub fn decode(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
+    if let Some(message) = usual(bytes) {
+        return Ok((message, Dialect::Native));
+    }
     let wire: Wire<'_> = match serde_json::from_slice(bytes) {
         Ok(wire) => wire,
         Err(error) => return Err(salvage(bytes, &error)),
     };
     match (wire.data, wire.meta, wire.header) {
-        (data, Some(meta), _) => Ok((envelope(bytes, data, meta), Dialect::Native)),
-        (Some(data), None, Some(header)) => {
-            Ok((envelope(bytes, Some(data), header.into()), Dialect::CommlibPy))
-        }
+        (data, Some(meta), _) => Ok((envelope(bytes, data.map(RawValue::get), meta), Dialect::Native)),
+        (Some(data), None, Some(header)) => Ok((
+            envelope(bytes, Some(data.get()), header.into()),
+            Dialect::CommlibPy,
+        )),
         (None, None, Some(_)) => Err(Malformed::new("it has a `header` but no `data`")),
         (_, None, None) => Err(Malformed::new("it has neither `meta` nor `header`")),
     }
@@ -129,6 +135,9 @@ pub fn decode(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
 /// # Errors
 /// When it is no JSON at all.
 pub fn decode_topic(bytes: &Bytes) -> Result<Envelope, Malformed> {
+    if let Some(message) = usual(bytes) {
+        return Ok(message);
+    }
     // Only an object whose first members are ours is an envelope; a bare body may have any shape.
     if let Ok(Wire {
         data: Some(data),
@@ -137,7 +146,7 @@ pub fn decode_topic(bytes: &Bytes) -> Result<Envelope, Malformed> {
         others: false,
     }) = serde_json::from_slice(bytes)
     {
-        return Ok(envelope(bytes, Some(data), meta));
+        return Ok(envelope(bytes, Some(data.get()), meta));
     }
     match serde_json::from_slice::<&RawValue>(bytes) {
         Ok(raw) => Ok(Envelope {
@@ -148,10 +157,16 @@ pub fn decode_topic(bytes: &Bytes) -> Result<Envelope, Malformed> {
     }
 }
 
-fn envelope(bytes: &Bytes, data: Option<&RawValue>, meta: WireMeta<'_>) -> Envelope {
+/// Reads an envelope in the form that is written here.
+fn usual(bytes: &Bytes) -> Option<Envelope> {
+    let (data, meta) = scan::envelope(std::str::from_utf8(bytes).ok()?)?;
+    Some(envelope(bytes, Some(data), meta))
+}
+
+fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
     let owned = |text: Cow<'_, str>| text.into_owned();
     Envelope {
-        data: data.map(|data| slice(bytes, data.get())).unwrap_or_default(),
+        data: data.map(|data| slice(bytes, data)).unwrap_or_default(),
         meta: Meta {
             id: meta.id.map(owned),
             correlation_id: meta.correlation_id.map(owned),
@@ -258,7 +273,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Wire<'a> {
     }
 }
 
-#[derive(serde::Deserialize, Default)]
+#[derive(Debug, serde::Deserialize, Default)]
 struct WireMeta<'a> {
     #[serde(borrow)]
     id: Option<Cow<'a, str>>,
@@ -276,13 +291,13 @@ struct WireMeta<'a> {
     error: Option<WireErrorObject<'a>>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Debug, serde::Deserialize)]
 struct WireProperties<'a> {
     #[serde(borrow)]
     content_type: Option<Cow<'a, str>>,
 }
 
-#[derive(serde::Deserialize)]
+#[derive(Debug, serde::Deserialize)]
 struct WireErrorObject<'a> {
     #[serde(borrow, default)]
     code: Cow<'a, str>,

@@ -17,14 +17,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Life;
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
-use super::delivery::Popped;
+use super::delivery::Delivered;
 use super::encode::{Groups, encode_replies};
 use super::fault;
 use super::handle::Handle;
 use super::inbox::BLOCK;
 use super::jobs::{self, Flight, Job, Load, Reply};
 use super::outbox::Outbox;
-use super::pop;
+use super::pop::{self, Popped};
 use super::presence::{Presence, regular};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
@@ -56,6 +56,10 @@ pub(super) struct ConsumerTask {
     paused: Vec<Option<Instant>>,
     /// The address that the next pop looks at first.
     turn: usize,
+    /// The address of the latest request.
+    latest: Option<usize>,
+    /// Whether there are several busy addresses.
+    busy: bool,
     outbox: Arc<Outbox>,
     /// Kept for the next write.
     out: Vec<u8>,
@@ -99,6 +103,8 @@ impl ConsumerTask {
             backlog: vec![0; count],
             paused: vec![None; count],
             turn: 0,
+            latest: None,
+            busy: false,
             outbox: Arc::new(Outbox::new(Arc::clone(&handle))),
             out: Vec::new(),
             watch: regular(Duration::from_millis(500)),
@@ -242,7 +248,7 @@ impl ConsumerTask {
             drop(std::mem::take(&mut permits));
             0
         } else {
-            pop::encode(&keys, permits.len(), link.modern, scripts, &mut out)
+            pop::encode(&keys, permits.len(), self.busy, link.modern, scripts, &mut out)
         };
         match tokio::time::timeout(SILENCE, link.write(&out)).await {
             Ok(result) => result?,
@@ -262,6 +268,7 @@ impl ConsumerTask {
         if popped.nothing {
             self.backlog_is_gone(&order);
         }
+        self.look_who_is_busy(&popped, &order);
         let batch = self.outbox.open(popped.items.len());
         for (place, item) in popped.items {
             match permits.pop() {
@@ -366,6 +373,19 @@ impl ConsumerTask {
         Ok(answers)
     }
 
+    /// Several addresses are busy if requests come from another one than the last time.
+    fn look_who_is_busy(&mut self, popped: &Popped, order: &[usize]) {
+        let mut places = popped.items.iter().map(|(place, _)| order.get(*place).copied());
+        if let Some(last) = popped
+            .items
+            .last()
+            .and_then(|(place, _)| order.get(*place).copied())
+        {
+            self.busy = places.any(|place| place != self.latest.or(place));
+            self.latest = Some(last);
+        }
+    }
+
     /// Ends the blocking pop. Where the user may not do that, the pop ends by itself soon.
     fn unblock(&self, client: i64) {
         let mut command = Vec::new();
@@ -427,7 +447,7 @@ impl ConsumerTask {
     fn deliver(&mut self, index: usize, item: Value, permit: OwnedSemaphorePermit, batch: u64) {
         let waited = self.backlog[index] > 0;
         self.backlog[index] -= i64::from(waited);
-        let taken = Popped {
+        let taken = Delivered {
             outbox: &self.outbox,
             batch,
             life: self.life.upgrade(),

@@ -18,7 +18,7 @@ use crate::transport::Taken;
 const STALE: Duration = Duration::from_secs(60);
 
 /// Where an item was popped.
-pub(super) struct Popped<'a> {
+pub(super) struct Delivered<'a> {
     pub(super) outbox: &'a Arc<Outbox>,
     /// The batch that it came in.
     pub(super) batch: u64,
@@ -30,7 +30,7 @@ pub(super) struct Popped<'a> {
     pub(super) waited: bool,
 }
 
-impl Popped<'_> {
+impl Delivered<'_> {
     /// What was taken and how to answer it; nothing if it is not worth handling any more.
     pub(super) fn read(self, item: Value, permit: OwnedSemaphorePermit) -> Option<(Taken, RedisResponder)> {
         let (taken, route, item) = match item {

@@ -215,7 +215,7 @@ impl Inbox {
         let keys = [list.as_str()];
         let scripts = Scripts::new();
         let mut out = Vec::new();
-        let answers = pop::encode(&keys, BATCH, link.modern, &scripts, &mut out);
+        let answers = pop::encode(&keys, BATCH, false, link.modern, &scripts, &mut out);
         loop {
             let answers = link.ask(&out, answers, BLOCK + SILENCE).await?;
             let popped = pop::decode(answers, &keys, link.modern).ok_or_else(LinkError::unexpected)?;
@@ -225,6 +225,8 @@ impl Inbox {
             if let Some(error) = popped.error {
                 return Err(refused(&error).await);
             }
+            // The callers send their next requests first.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -333,7 +333,7 @@ impl RedisTransport {
             Job::Append(stream::Append {
                 stream: stream::key(topic),
                 address,
-                item,
+                item: item.into(),
                 durability,
                 done,
             })

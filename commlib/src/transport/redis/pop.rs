@@ -8,17 +8,18 @@ use super::scripts::{Script, Scripts};
 
 /// Appends a pop of as many items as there are permits, at least one; how many answers it has.
 ///
-/// It blocks until there is an item in one of the lists. Where there are several, a second command looks at them the
-/// other way round, so that what is in one of them does not hold up what is in another.
+/// It blocks until there is an item in one of the lists. Where several of them are `busy`, a second command looks at
+/// them the other way round, so that what is in one of them does not hold up what is in another.
 pub(super) fn encode(
     keys: &[&str],
     permits: usize,
+    busy: bool,
     modern: bool,
     scripts: &Scripts,
     out: &mut Vec<u8>,
 ) -> usize {
-    let several = keys.len() > 1 && permits > 1;
     if modern {
+        let several = busy && keys.len() > 1 && permits > 1;
         let first = if several { permits.div_ceil(2) } else { permits };
         resp::begin(out, 6 + keys.len());
         resp::word(out, b"BLMPOP");
@@ -126,11 +127,11 @@ mod tests {
         Value::Bulk(text.to_owned().into())
     }
 
-    fn command(keys: &[&str], permits: usize, modern: bool) -> (String, usize) {
+    fn command(keys: &[&str], permits: usize, busy: bool, modern: bool) -> (String, usize) {
         let mut out = Vec::new();
         let mut scripts = Scripts::new();
         scripts.loaded(&vec![text("x"); Scripts::COUNT]);
-        let answers = encode(keys, permits, modern, &scripts, &mut out);
+        let answers = encode(keys, permits, busy, modern, &scripts, &mut out);
         let text = String::from_utf8(out).unwrap();
         let words = text
             .split("\r\n")
@@ -141,8 +142,10 @@ mod tests {
     #[test]
     fn takes_no_more_than_there_are_permits() {
         let pop = |keys: &[&str], permits, modern, words: &str, answers| {
-            assert_eq!(command(keys, permits, modern), (words.to_owned(), answers));
+            assert_eq!(command(keys, permits, true, modern), (words.to_owned(), answers));
         };
+        let quiet = command(&["a", "b"], 5, false, true);
+        assert_eq!(quiet, ("BLMPOP 2 2 a b LEFT COUNT 5".to_owned(), 1));
         pop(&["a"], 5, true, "BLMPOP 2 1 a LEFT COUNT 5", 1);
         pop(&["a", "b"], 1, true, "BLMPOP 2 2 a b LEFT COUNT 1", 1);
         pop(

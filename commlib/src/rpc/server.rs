@@ -34,6 +34,7 @@ pub struct ServeRpc {
     node: Node,
     service: Arc<dyn RpcService>,
     concurrency: u32,
+    auto_ack: bool,
 }
 
 impl fmt::Debug for ServeRpc {
@@ -51,12 +52,27 @@ impl ServeRpc {
             node: node.clone(),
             service,
             concurrency: 64,
+            auto_ack: false,
         }
     }
 
     /// How many requests run at once, at least 1. Default 64. More wait at the broker, or go to other servers.
     pub fn concurrency(mut self, requests: u32) -> Self {
         self.concurrency = requests.max(1);
+        self
+    }
+
+    /// Lets RabbitMQ forget a request when it sends it, in place of when it was answered. That costs the least.
+    ///
+    /// Requests that were taken are then lost with a server that dies: their callers hear nothing before the deadline,
+    /// also where the method is idempotent. The broker sends what it has without regard to
+    /// [`concurrency`](Self::concurrency), to one server as to another. Beside those that run, 16 for each of them may
+    /// wait (at least 64, at most 16,384, and 64 MiB of bodies); more are refused at once with `resource_exhausted`, and
+    /// did not run. Those that wait when the server shuts down are refused with `unavailable`.
+    ///
+    /// Redis and the in-process bus take requests off the queue anyway: there it changes nothing.
+    pub fn auto_ack(mut self) -> Self {
+        self.auto_ack = true;
         self
     }
 
@@ -103,6 +119,7 @@ impl ServeRpc {
                     addresses: addresses.clone(),
                     permits: Arc::clone(&permits),
                     concurrency: self.concurrency,
+                    auto_ack: self.auto_ack,
                     max_body: self.node.config().max_body,
                     sink: Arc::clone(&dispatcher) as Arc<dyn RequestSink>,
                 };

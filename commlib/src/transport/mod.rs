@@ -194,6 +194,9 @@ pub struct Accepted {
     pub durability: Durability,
     /// How many receivers there were, where the broker says so.
     pub receivers: Option<u64>,
+    /// The broker did not say that it has the message, as the publisher [asked for](PublishOptions::unconfirmed): it was
+    /// written to the connection, and is lost if that breaks now.
+    pub unconfirmed: bool,
 }
 
 /// Takes replies. Calls never block.
@@ -221,6 +224,8 @@ pub struct ConsumeSpec {
     pub permits: Arc<Semaphore>,
     /// How many permits there are in all.
     pub concurrency: u32,
+    /// The broker may forget a request when it sends it. One with no room here is refused at once.
+    pub auto_ack: bool,
     /// Messages with larger bodies are handed up as [`Taken::TooLarge`], in bytes.
     pub max_body: usize,
     /// Takes the messages.

@@ -57,6 +57,14 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            waiting: AtomicU64::new(0),
+            notes: AtomicU64::new(0),
+            gate: Semaphore::new(0),
+        })
+    }
+
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::SeqCst)
     }
@@ -118,12 +126,15 @@ impl World {
         format!("{}.{address}", self.namespace)
     }
 
+    pub(crate) async fn serve_auto_ack(&self, node: &Node, concurrency: u32) -> (ServerHandle, Arc<Seen>) {
+        let seen = Seen::new();
+        let server = node.serve(WorkServer::new(Worker(Arc::clone(&seen))));
+        let server = server.concurrency(concurrency).auto_ack();
+        (server.await.expect("serving"), seen)
+    }
+
     pub(crate) async fn serve(&self, node: &Node, concurrency: u32) -> (ServerHandle, Arc<Seen>) {
-        let seen = Arc::new(Seen {
-            waiting: AtomicU64::new(0),
-            notes: AtomicU64::new(0),
-            gate: Semaphore::new(0),
-        });
+        let seen = Seen::new();
         let server = node.serve(WorkServer::new(Worker(Arc::clone(&seen))));
         let server = server.concurrency(concurrency).await.expect("serving");
         (server, seen)

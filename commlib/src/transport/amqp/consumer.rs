@@ -12,14 +12,15 @@ use lapin::message::Delivery as Message;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer as Incoming};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, Unsettled};
+use super::auto_ack::stopping;
 use super::errors::bounded;
 use super::prefetch::SharedCount;
-use super::properties::{name, read_request, short};
+use super::properties::{Question, name, read_request, short};
 use super::rebuild::Rebuild;
 use super::responder::Answer;
 use super::supervisor::{Link, next_link};
@@ -34,7 +35,7 @@ const QUEUE_LENGTH: i32 = 10_000;
 
 /// One event of one of the queues.
 #[expect(clippy::large_enum_variant, reason = "the large variant is the common one")]
-enum Item {
+pub(super) enum Item {
     Message(Message),
     /// The consumer is gone; with the reason where there is one.
     Gone(Option<lapin::Error>),
@@ -58,7 +59,7 @@ impl Consumer for Handle {
 }
 
 /// What came to an end.
-enum End {
+pub(super) enum End {
     Stopped,
     Gone(Option<lapin::Error>),
 }
@@ -99,17 +100,17 @@ pub(super) async fn consume(
     }))
 }
 
-struct Session {
+pub(super) struct Session {
     count: Option<SharedCount>,
     acks: Arc<Acks>,
-    queues: Queues,
+    pub(super) queues: Queues,
     tags: Vec<ShortString>,
 }
 
-struct Task {
+pub(super) struct Task {
     core: Arc<Core>,
-    spec: ConsumeSpec,
-    stop: CancellationToken,
+    pub(super) spec: ConsumeSpec,
+    pub(super) stop: CancellationToken,
 }
 
 impl Task {
@@ -130,7 +131,9 @@ impl Task {
             match built {
                 Ok(mut session) => {
                     let wanted = started.take().is_none_or(|started| started.send(Ok(())).is_ok());
-                    let end = if wanted {
+                    let end = if wanted && self.spec.auto_ack {
+                        self.take_all(&mut session, &mut rebuild).await
+                    } else if wanted {
                         self.take(&mut session, &mut rebuild).await
                     } else {
                         End::Stopped
@@ -183,7 +186,7 @@ impl Task {
     /// permits wait here.
     async fn limit_taken(&self, channel: &Channel) -> Result<Option<SharedCount>, TransportError> {
         let refused = &self.core.shared_limit_refused;
-        let shared = self.spec.addresses.len() > 1 && !refused.load(Ordering::Relaxed);
+        let shared = !self.spec.auto_ack && self.spec.addresses.len() > 1 && !refused.load(Ordering::Relaxed);
         let prefetch = u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX);
         let limit = self.core.options.operation_timeout;
         let what = "limiting what is taken";
@@ -230,7 +233,10 @@ impl Task {
         let consume = session.acks.channel().basic_consume(
             queue,
             name(""),
-            BasicConsumeOptions::default(),
+            BasicConsumeOptions {
+                no_ack: self.spec.auto_ack,
+                ..BasicConsumeOptions::default()
+            },
             FieldTable::default(),
         );
         let incoming = bounded(&what, limit, consume).await?;
@@ -272,28 +278,47 @@ impl Task {
                     if message.acker.poisoned() {
                         continue;
                     }
-                    self.deliver(index, message, unsettled, permit);
+                    self.deliver(index, message, Some(unsettled), permit);
                 }
-                Some((_, Item::Gone(Some(error)))) => return End::Gone(Some(error)),
-                Some((index, Item::Gone(None))) => {
-                    // Somebody deleted this queue; its neighbours live on.
-                    tracing::warn!(service = %self.spec.service, queue = ?self.spec.addresses.get(index), "a queue is gone; making it anew");
-                    if let Err(error) = self.add(session, index).await {
-                        rebuild.failed(&error);
-                        return End::Gone(None);
+                item => {
+                    if let Some(end) = self.gone(session, rebuild, item).await {
+                        return end;
                     }
                 }
-                None => return End::Gone(None),
             }
         }
     }
 
-    fn deliver(
+    /// A queue ended, or all of them. `None` when there is more to come.
+    pub(super) async fn gone(
+        &self,
+        session: &mut Session,
+        rebuild: &mut Rebuild,
+        item: Option<(usize, Item)>,
+    ) -> Option<End> {
+        match item {
+            Some((_, Item::Gone(Some(error)))) => Some(End::Gone(Some(error))),
+            Some((index, Item::Gone(None))) => {
+                // Somebody deleted this queue; its neighbours live on.
+                tracing::warn!(service = %self.spec.service, queue = ?self.spec.addresses.get(index), "a queue is gone; making it anew");
+                match self.add(session, index).await {
+                    Ok(()) => None,
+                    Err(error) => {
+                        rebuild.failed(&error);
+                        Some(End::Gone(None))
+                    }
+                }
+            }
+            Some((_, Item::Message(_))) | None => Some(End::Gone(None)),
+        }
+    }
+
+    pub(super) fn deliver(
         &self,
         index: usize,
         message: Message,
-        delivery: Unsettled,
-        permit: tokio::sync::OwnedSemaphorePermit,
+        delivery: Option<Unsettled>,
+        permit: OwnedSemaphorePermit,
     ) {
         let (mut taken, question) =
             read_request(&message.properties, Bytes::from(message.data), self.spec.max_body);
@@ -306,14 +331,23 @@ impl Task {
             taken,
             redelivered: message.redelivered,
             waited_for: true,
-            responder: Box::new(Answer {
-                delivery,
-                question,
-                permit,
-                replies: Arc::clone(&self.core.replies),
-                patience: self.core.options.operation_timeout,
-            }),
+            responder: Box::new(self.answer(delivery, question, Some(permit))),
         });
+    }
+
+    pub(super) fn answer(
+        &self,
+        delivery: Option<Unsettled>,
+        question: Question,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Answer {
+        Answer {
+            delivery,
+            question,
+            permit,
+            replies: Arc::clone(&self.core.replies),
+            patience: self.core.options.operation_timeout,
+        }
     }
 
     /// Cancels the consumers and hands up what came before that, as far as there are permits for it. The rest is given
@@ -337,9 +371,16 @@ impl Task {
             if message.acker.poisoned() {
                 continue;
             }
+            if self.spec.auto_ack {
+                match Arc::clone(&self.spec.permits).try_acquire_owned() {
+                    Ok(permit) => self.deliver(index, message, None, permit),
+                    Err(_) => self.refuse(message, &stopping()),
+                }
+                continue;
+            }
             let unsettled = Unsettled::new(&session.acks, message.delivery_tag);
             if let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned() {
-                self.deliver(index, message, unsettled, permit);
+                self.deliver(index, message, Some(unsettled), permit);
             }
         }
     }

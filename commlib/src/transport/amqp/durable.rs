@@ -76,6 +76,7 @@ pub(super) async fn publish(
     Ok(Accepted {
         durability,
         receivers: None,
+        ..Accepted::default()
     })
 }
 

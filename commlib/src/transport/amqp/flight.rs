@@ -63,7 +63,7 @@ enum Entry {
     Publish(Promise, OwnedSemaphorePermit),
     /// The rest is kept by id, because a return finds it so.
     Mandatory(String),
-    Reply(OwnedSemaphorePermit, Done),
+    Reply(Option<OwnedSemaphorePermit>, Option<Done>),
     /// Told of its fate already.
     Told,
 }
@@ -364,9 +364,15 @@ impl<'a> Ledger<'a> {
                 self.returned(returned);
                 match entry {
                     Entry::Mandatory(id) => self.confirmed.push(id),
-                    Entry::Publish(..) => self.tell(entry, Ok(Accepted::default())),
+                    Entry::Publish(..) => {
+                        let accepted = Accepted {
+                            unconfirmed: !self.lane.is_confirmed(),
+                            ..Accepted::default()
+                        };
+                        self.tell(entry, Ok(accepted));
+                    }
                     Entry::Reply(_permit, delivery) => {
-                        if let Some(acks) = delivery.later()
+                        if let Some(acks) = delivery.and_then(Done::later)
                             && !self.written.iter().any(|other| Arc::ptr_eq(other, &acks))
                         {
                             self.written.push(acks);

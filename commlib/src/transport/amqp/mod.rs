@@ -13,6 +13,7 @@
 //! service so; it is noticed and logged after three times in a row, and tried more slowly from then on.
 
 mod acks;
+mod auto_ack;
 mod connector;
 mod consumer;
 mod durable;
@@ -137,6 +138,7 @@ struct Amqp {
     requests: OnceLock<Requests>,
     oneway: Arc<Lane>,
     topics: Arc<Lane>,
+    unconfirmed_topics: Arc<Lane>,
     /// Cancelled when nothing more is sent.
     ended: CancellationToken,
     closed: AtomicBool,
@@ -181,6 +183,7 @@ pub(crate) async fn connect(
         alive,
         oneway: lane(Kind::Oneway),
         topics: lane(Kind::Topics),
+        unconfirmed_topics: lane(Kind::UnconfirmedTopics),
         core: Arc::new(Core {
             options,
             address: url.address(),
@@ -229,6 +232,7 @@ impl Amqp {
         let mut lanes = vec![
             Arc::clone(&self.oneway),
             Arc::clone(&self.topics),
+            Arc::clone(&self.unconfirmed_topics),
             Arc::clone(&self.core.replies),
             Arc::clone(&self.core.durable),
         ];
@@ -366,7 +370,12 @@ impl Transport for Amqp {
             }
             let key = short("address", address.as_str())?;
             let message = properties::topic(&message)?;
-            self.topics.publish(name(TOPICS), key, message, None).await
+            let lane = if options.unconfirmed {
+                &self.unconfirmed_topics
+            } else {
+                &self.topics
+            };
+            lane.publish(name(TOPICS), key, message, None).await
         }
         .boxed()
     }

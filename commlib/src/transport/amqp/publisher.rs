@@ -1,4 +1,4 @@
-//! Lanes: what is published goes through one of five, each with its own channel on the publishing connection, so that
+//! Lanes: what is published goes through one of seven, each with its own channel on the publishing connection, so that
 //! a channel that the broker closes takes no neighbours with it.
 //!
 //! A lane is a bounded queue and one task. The task keeps many publishes in flight and awaits none of them by itself:
@@ -44,6 +44,8 @@ pub(super) enum Kind {
     Oneway,
     /// Topic messages.
     Topics,
+    /// Topic messages whose publishers want no confirm.
+    UnconfirmedTopics,
     /// Messages of durable topics.
     Durable,
     /// Replies of servers. They are held while there is no way to send them.
@@ -81,8 +83,8 @@ pub(super) enum Outcome {
     },
     /// Nobody; the server's permit is held, and the request not acknowledged, until it is written.
     Reply {
-        permit: OwnedSemaphorePermit,
-        delivery: Done,
+        permit: Option<OwnedSemaphorePermit>,
+        delivery: Option<Done>,
         until: Instant,
     },
 }
@@ -202,7 +204,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Publishes and waits for the confirm.
+    /// Publishes and waits for the confirm, or where the channel has none until it is written.
     pub(super) async fn publish(
         self: &Arc<Self>,
         exchange: ShortString,
@@ -211,18 +213,28 @@ impl Lane {
         id: Option<String>,
     ) -> Result<Accepted, TransportError> {
         self.start();
-        self.ready().await?;
-        let what = format!("publishing to `{key}`");
-        let turn = match tokio::time::timeout(self.limit, Arc::clone(&self.turns).acquire_owned()).await {
-            Ok(Ok(turn)) => turn,
-            Ok(Err(_)) => return Err(TransportError::closed()),
-            Err(_) => return Err(errors::timeout(&what, self.limit, Execution::DidNotRun)),
+        if !matches!(self.queue.lock().state, State::Up) {
+            self.ready().await?;
+        }
+        let late = |key: &ShortString, execution| {
+            errors::timeout(&format!("publishing to `{key}`"), self.limit, execution)
+        };
+        let turn = match Arc::clone(&self.turns).try_acquire_owned() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let turn = Arc::clone(&self.turns).acquire_owned();
+                match tokio::time::timeout(self.limit, turn).await {
+                    Ok(Ok(turn)) => turn,
+                    Ok(Err(_)) => return Err(TransportError::closed()),
+                    Err(_) => return Err(late(&key, Execution::DidNotRun)),
+                }
+            }
         };
         let (done, answer) = oneshot::channel();
         let (properties, body) = message;
         self.submit(Job {
             exchange,
-            key,
+            key: key.clone(),
             properties,
             body,
             outcome: Outcome::Publish { id, done, turn },
@@ -230,7 +242,7 @@ impl Lane {
         match tokio::time::timeout(self.limit, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(errors::disconnected(Execution::MayHaveRun)),
-            Err(_) => Err(errors::timeout(&what, self.limit, Execution::MayHaveRun)),
+            Err(_) => Err(late(&key, Execution::MayHaveRun)),
         }
     }
 
@@ -273,7 +285,7 @@ impl Lane {
         match self.kind {
             Kind::Requests { confirmed, .. } => confirmed,
             Kind::Oneway | Kind::Topics | Kind::Durable => true,
-            Kind::Replies => false,
+            Kind::UnconfirmedTopics | Kind::Replies => false,
         }
     }
 
@@ -329,7 +341,7 @@ impl Lane {
     pub(super) fn sink(&self) -> Option<&Arc<dyn ReplySink>> {
         match &self.kind {
             Kind::Requests { inbox, .. } => Some(&inbox.sink),
-            Kind::Oneway | Kind::Topics | Kind::Durable | Kind::Replies => None,
+            Kind::Oneway | Kind::Topics | Kind::UnconfirmedTopics | Kind::Durable | Kind::Replies => None,
         }
     }
 
@@ -398,7 +410,7 @@ impl Lane {
         }
         let inbox = match &self.kind {
             Kind::Requests { inbox, .. } => Some(inbox.open(&channel, self.limit).await?),
-            Kind::Oneway | Kind::Topics | Kind::Durable | Kind::Replies => None,
+            Kind::Oneway | Kind::Topics | Kind::UnconfirmedTopics | Kind::Durable | Kind::Replies => None,
         };
         Ok(Flight {
             lane: self,

@@ -10,31 +10,31 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::acks::Unsettled;
+use super::auto_ack::stopping;
 use super::properties::{self, Question, name};
 use super::publisher::{Job, Lane, Outcome};
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Meta};
+use crate::error::Status;
 use crate::transport::Responder;
 
 /// See [`Responder`].
 pub(super) struct Answer {
-    pub(super) delivery: Unsettled,
+    /// `None` where the broker waits for nothing.
+    pub(super) delivery: Option<Unsettled>,
     pub(super) question: Question,
-    pub(super) permit: OwnedSemaphorePermit,
+    /// `None` for a request that does not run.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
     pub(super) replies: Arc<Lane>,
     /// How long a reply is held when the broker takes none.
     pub(super) patience: Duration,
 }
 
-impl Responder for Answer {
-    fn wants_reply(&self) -> bool {
-        self.question.route.is_some()
-    }
-
-    fn reply(self: Box<Self>, reply: Envelope) {
+impl Answer {
+    pub(super) fn send(self, reply: &Envelope) {
         let Some(route) = &self.question.route else {
-            return self.finish();
+            return self.settle();
         };
-        let (properties, body) = properties::reply(&reply, &self.question);
+        let (properties, body) = properties::reply(reply, &self.question);
         let job = Job {
             exchange: name(route.exchange),
             key: name(&route.key),
@@ -42,7 +42,7 @@ impl Responder for Answer {
             body,
             outcome: Outcome::Reply {
                 permit: self.permit,
-                delivery: self.delivery.done(),
+                delivery: self.delivery.map(Unsettled::done),
                 until: Instant::now() + self.patience,
             },
         };
@@ -52,11 +52,41 @@ impl Responder for Answer {
         }
     }
 
+    fn settle(self) {
+        if let Some(delivery) = self.delivery {
+            delivery.acknowledge();
+        }
+    }
+}
+
+impl Responder for Answer {
+    fn wants_reply(&self) -> bool {
+        self.question.route.is_some()
+    }
+
+    fn reply(self: Box<Self>, reply: Envelope) {
+        self.send(&reply);
+    }
+
     fn finish(self: Box<Self>) {
-        self.delivery.acknowledge();
+        self.settle();
     }
 
     fn give_back(self: Box<Self>, _: Envelope) {
-        drop(self.delivery);
+        if self.delivery.is_none() {
+            // The broker has forgotten it.
+            self.send(&refusal(&stopping()));
+        }
+    }
+}
+
+/// The reply to a request that does not run.
+pub(super) fn refusal(status: &Status) -> Envelope {
+    Envelope {
+        meta: Meta {
+            error: Some(status.into()),
+            ..Meta::default()
+        },
+        ..Envelope::default()
     }
 }

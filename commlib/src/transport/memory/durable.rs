@@ -121,6 +121,7 @@ impl Bus {
                 Durability::None
             },
             receivers: Some(self.topics.broadcast(address, Ok(message)) + count),
+            ..Accepted::default()
         })
     }
 

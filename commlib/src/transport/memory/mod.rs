@@ -136,6 +136,7 @@ impl Transport for Memory {
             Ok(Accepted {
                 durability: Durability::None,
                 receivers: Some(self.bus.topics.broadcast(address.as_str(), Ok(message))),
+                ..Accepted::default()
             })
         }
         .boxed()

@@ -228,6 +228,7 @@ impl Load {
                     Value::Int(receivers) => Ok(Accepted {
                         durability: Durability::None,
                         receivers: u64::try_from(receivers).ok(),
+                        ..Accepted::default()
                     }),
                     Value::Error(error) => Err(fault::refused(&format!("publish to `{channel}`"), &error)),
                     _ => Err(unexpected("publish")),

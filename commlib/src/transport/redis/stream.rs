@@ -90,6 +90,7 @@ impl Append {
             Value::Int(_) => Ok(Accepted {
                 durability: self.durability,
                 receivers: None,
+                ..Accepted::default()
             }),
             Value::Error(error) => Err(TransportError {
                 execution: Execution::MayHaveRun,

@@ -144,6 +144,7 @@ fn consume_spec(
         addresses: addresses.to_vec(),
         permits: Arc::clone(&permits),
         concurrency,
+        auto_ack: false,
         max_body: 1024 * 1024,
         sink: Arc::new(Requests(sender)),
     };

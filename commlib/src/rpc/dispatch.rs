@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::handling::{Handling, is_inside, refuse};
-use super::pace::Pace;
+use super::pace::{Pace, Waiter};
 use super::{MethodDescriptor, RpcService};
 use crate::envelope::Meta;
 use crate::error::{Execution, Status, StatusCode};
@@ -139,8 +139,12 @@ impl RequestSink for Dispatcher {
             cancel: Arc::new(Cancel::new(message.meta.id.take())),
             responder,
         };
-        // A handler that runs here keeps only those from running who wait for it.
-        if waited_for && method.pace.is_quick() && !is_inside() && server.node.is_in_runtime() {
+        let waiter = if waited_for {
+            Waiter::Caller
+        } else {
+            Waiter::Connection
+        };
+        if method.pace.is_quick(waiter) && !is_inside() && server.node.is_in_runtime() {
             handling.run_here(server, message);
         } else {
             server

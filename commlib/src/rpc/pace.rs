@@ -3,34 +3,62 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// A handler that is done within this time, without waiting for anything, is quick. A task costs about a microsecond; what
-/// several calls of one task could gain by running on several cores is worth one beyond this.
-const QUICK: Duration = Duration::from_micros(100);
-/// A method is quick after so many quick runs in a row, and no more after one that was not.
+/// After so many runs in a row that were quick enough, the next is expected to be, too; after one that was not, no more.
 const RUNS: u32 = 16;
 
-/// Counts the quick runs of a method.
+/// Who is kept waiting while a handler runs where its request was delivered.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Waiter {
+    /// Only the caller, which has nothing else to do: a task costs it about a microsecond, and what several calls of one
+    /// task could gain by running on several cores is worth one beyond 100 µs.
+    Caller,
+    /// A connection, with all requests that came with this one: a batch of 64 is handed out within about a millisecond.
+    Connection,
+}
+
+impl Waiter {
+    const fn patience(self) -> Duration {
+        Duration::from_micros(match self {
+            Self::Caller => 100,
+            Self::Connection => 15,
+        })
+    }
+}
+
+/// Counts the quick runs of a method in a row, those that are quick enough for each kind of waiter.
 #[derive(Debug, Default)]
-pub(super) struct Pace(AtomicU32);
+pub(super) struct Pace {
+    caller: AtomicU32,
+    connection: AtomicU32,
+}
 
 impl Pace {
-    /// Whether the next run can be expected to be quick.
-    pub(super) fn is_quick(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= RUNS
-    }
-
-    /// A run was done after this time, without waiting.
-    pub(super) fn done(&self, took: Duration) {
-        if took > QUICK {
-            self.waited();
-        } else if !self.is_quick() {
-            self.0.fetch_add(1, Ordering::Relaxed);
+    fn runs(&self, waiter: Waiter) -> &AtomicU32 {
+        match waiter {
+            Waiter::Caller => &self.caller,
+            Waiter::Connection => &self.connection,
         }
     }
 
-    /// A run had to wait for something, or took long.
+    /// Whether the next run can be expected to be quick enough.
+    pub(super) fn is_quick(&self, waiter: Waiter) -> bool {
+        self.runs(waiter).load(Ordering::Relaxed) >= RUNS
+    }
+
+    /// A run was done after this time, without waiting for anything.
+    pub(super) fn done(&self, took: Duration) {
+        for waiter in [Waiter::Caller, Waiter::Connection] {
+            if took > waiter.patience() {
+                self.runs(waiter).store(0, Ordering::Relaxed);
+            } else if !self.is_quick(waiter) {
+                self.runs(waiter).fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A run had to wait for something.
     pub(super) fn waited(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.done(Duration::MAX);
     }
 }
 
@@ -41,18 +69,24 @@ mod tests {
     #[test]
     fn trust_is_earned_and_lost() {
         let pace = Pace::default();
-        let earn = || (0..RUNS).for_each(|_| pace.done(QUICK));
+        let quick = || (pace.is_quick(Waiter::Caller), pace.is_quick(Waiter::Connection));
+        let (short, long) = (Waiter::Connection.patience(), Waiter::Caller.patience());
+        let nanosecond = Duration::from_nanos(1);
         for _ in 1..RUNS {
-            pace.done(Duration::ZERO);
-            assert!(!pace.is_quick());
+            pace.done(short);
+            assert_eq!(quick(), (false, false));
         }
-        pace.done(QUICK);
-        assert!(pace.is_quick());
-        pace.done(QUICK + Duration::from_nanos(1));
-        assert!(!pace.is_quick());
-        earn();
-        assert!(pace.is_quick());
+        pace.done(short);
+        assert_eq!(quick(), (true, true));
+        pace.done(short + nanosecond);
+        assert_eq!(quick(), (true, false));
+        (0..RUNS).for_each(|_| pace.done(short));
+        assert_eq!(quick(), (true, true));
+        pace.done(long + nanosecond);
+        assert_eq!(quick(), (false, false));
+        (0..RUNS).for_each(|_| pace.done(long));
+        assert_eq!(quick(), (true, false));
         pace.waited();
-        assert!(!pace.is_quick());
+        assert_eq!(quick(), (false, false));
     }
 }

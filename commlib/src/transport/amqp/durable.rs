@@ -1,9 +1,11 @@
 //! Durable topics: a queue for each group and pattern, which stays at the broker.
 //!
-//! It is a quorum queue, because only those count how often a message was delivered. A message whose handler failed
-//! rests in a queue of its delay and comes back from there by itself; one that is given up goes to the
-//! [dead letters](super::durable_letters) of its group. Both are published and confirmed before the broker hears that
-//! the group is done with the delivery, so a crash in between gives a second copy, never none.
+//! It is a classic queue: after a crash of a broker that is alone it is there at once, where a quorum queue was seen to
+//! have no leader for longer than publishers wait. Those don't count deliveries, so a message that comes a second time
+//! goes through the queue once more, with the count in its headers. One whose handler failed rests in a queue of its
+//! delay and comes back from there by itself; one that is given up goes to the [dead letters](super::durable_letters)
+//! of its group. All of these are published and confirmed before the broker hears that the group is done with the
+//! delivery, so a crash in between gives a second copy, never none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,8 +42,6 @@ pub(super) const GROUP_QUEUE: &str = "commlib.durable.";
 const QUEUE_LENGTH: i32 = 100_000;
 /// Messages that rest for the same time.
 const RESTING_LENGTH: i32 = 10_000;
-/// Brokers from 4.0 on drop what was delivered 20 times unless they are told another number. Attempts are counted above.
-const DELIVERY_LIMIT: i32 = 1_000_000;
 /// A queue for resting messages goes when nothing was put to rest for this long after the last has left, in ms.
 const RETRY_EXPIRES: u128 = 60_000;
 
@@ -217,9 +217,8 @@ impl Task {
         let prefetch = u16::try_from(self.group.concurrency.max(1)).unwrap_or(u16::MAX);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         bounded("limiting what is taken", limit, qos).await?;
-        let mut arguments = FieldTable::default();
-        arguments.insert(name("x-delivery-limit"), AMQPValue::LongInt(DELIVERY_LIMIT));
-        declare(&channel, limit, queue, QUEUE_LENGTH, arguments).await?;
+        let arguments = FieldTable::default();
+        declare(&channel, limit, queue, "classic", QUEUE_LENGTH, arguments).await?;
         let what = format!("binding the queue `{queue}` to `{pattern}`");
         let bind = channel.queue_bind(
             queue.clone(),
@@ -287,7 +286,7 @@ impl Task {
             .then(|| properties::text_header(&properties, ADDRESS))
             .flatten()
             .unwrap_or_else(|| routing_key.as_str().to_owned());
-        let attempt = attempt(&properties, returned, redelivered);
+        let attempt = attempt(&properties, returned);
         let size = body.len();
         let read = if !self.spec.pattern.matches(&address) {
             Err("its address is none of the group's".to_owned())
@@ -309,6 +308,8 @@ impl Task {
             attempt,
         });
         match read {
+            // It was with a member that did not settle it, which was an attempt.
+            Ok(_) if redelivered => settle.count(),
             Ok(mut message) => {
                 if returned {
                     message.meta.id = id;
@@ -328,25 +329,24 @@ impl Task {
     }
 }
 
-/// How often a message was delivered, this time included.
-fn attempt(properties: &BasicProperties, returned: bool, redelivered: bool) -> u32 {
-    let rested = properties::number_header(properties, ATTEMPTS).filter(|_| returned);
-    // A broker that does not count says at least that it was not the first time.
-    let counted = properties::number_header(properties, "x-delivery-count").unwrap_or(u64::from(redelivered));
-    let attempt = rested.unwrap_or(0).saturating_add(counted).saturating_add(1);
+/// How often a message was delivered, this time included, as far as its headers say.
+fn attempt(properties: &BasicProperties, returned: bool) -> u32 {
+    let before = properties::number_header(properties, ATTEMPTS).filter(|_| returned);
+    let attempt = before.unwrap_or(0).saturating_add(1);
     u32::try_from(attempt).unwrap_or(u32::MAX)
 }
 
-/// Declares a quorum queue that refuses what is too much.
+/// Declares a durable queue that refuses what is too much.
 async fn declare(
     channel: &Channel,
     limit: Duration,
     queue: &ShortString,
+    kind: &str,
     length: i32,
     mut arguments: FieldTable,
 ) -> Result<(), TransportError> {
     let text = |text: &str| AMQPValue::LongString(text.into());
-    arguments.insert(name("x-queue-type"), text("quorum"));
+    arguments.insert(name("x-queue-type"), text(kind));
     arguments.insert(name("x-max-length"), AMQPValue::LongInt(length));
     arguments.insert(name("x-overflow"), text("reject-publish"));
     let options = QueueDeclareOptions {
@@ -386,8 +386,8 @@ impl Place {
         arguments.insert(name("x-dead-letter-strategy"), text("at-least-once"));
         let link = self.core.link().await?;
         let channel = link.channel().await?;
-        // Each time anew: the queue is not to expire before this message has left it.
-        declare(&channel, limit, &queue, RESTING_LENGTH, arguments).await?;
+        // Of a quorum queue, because only that waits until the group's queue has what leaves it. Each time anew: the queue is not to expire before this message has left it.
+        declare(&channel, limit, &queue, "quorum", RESTING_LENGTH, arguments).await?;
         let closing = channel.close(200, name("done"));
         let id = message.0.message_id().as_ref().map(ToString::to_string);
         let published = self.core.durable.publish(name(""), queue, message, id);
@@ -447,6 +447,27 @@ impl Delivered {
             .with_delivery_mode(2)
             .with_message_id(name(&random_name()));
         (properties, self.body.clone())
+    }
+}
+
+impl Delivered {
+    /// Sends it through the group's queue once more, with one more attempt in its headers.
+    fn count(mut self: Box<Self>) {
+        let message = self.onward([]);
+        let place = Arc::clone(&self.place);
+        place.core.tasks.spawn(async move {
+            let id = message.0.message_id().as_ref().map(ToString::to_string);
+            let queue = self.place.queue.clone();
+            let published = self.place.core.durable.publish(name(""), queue, message, id);
+            match published.await {
+                Ok(_) => self.delivery.acknowledge(),
+                Err(error) => {
+                    tracing::warn!(queue = %self.place.queue, %error, "a message could not be counted; it will be delivered again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    drop(self.delivery);
+                }
+            }
+        });
     }
 }
 

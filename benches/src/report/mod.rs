@@ -3,6 +3,7 @@
 mod goals;
 mod machine;
 mod plots;
+mod short;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ pub(crate) struct Options {
     /// The folder of the page.
     #[arg(long, default_value = "docs")]
     to: PathBuf,
+    /// The page that gets the short table.
+    #[arg(long, default_value = "README.md")]
+    readme: PathBuf,
     /// The command that made the results, for the page.
     #[arg(long, default_value = "scripts/bench")]
     command: String,
@@ -62,6 +66,7 @@ pub(crate) fn write(options: &Options) -> anyhow::Result<()> {
     let plots = plots::draw(&report.results, &options.to)?;
     let page = page(&report, &options.command, &plots);
     std::fs::write(options.to.join("performance.md"), page)?;
+    short::update(&options.readme, &report.results)?;
     println!("{}", goals::table(&report));
     Ok(())
 }

@@ -74,10 +74,12 @@ fn dispatch(criterion: &mut Criterion) {
         MicroClient::new(&node)
     });
     criterion.bench_function("dispatch a call over memory", |bencher| {
-        bencher.iter(|| match runtime.block_on(client.add(black_box(1), 2).into_future()) {
-            Ok(sum) => sum,
-            Err(error) => panic!("the call failed: {error}"),
-        });
+        bencher.iter(
+            || match runtime.block_on(client.add(black_box(1), 2).into_future()) {
+                Ok(sum) => sum,
+                Err(error) => panic!("the call failed: {error}"),
+            },
+        );
     });
 }
 

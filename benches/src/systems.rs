@@ -286,6 +286,17 @@ pub(crate) const SYSTEMS: &[System] = &[
         64,
         "commlib, amqp://, durable topic, a group of one that runs 64 handlers",
     ),
+    system(
+        "commlib.amqp.noack",
+        Broker::RabbitMq,
+        "commlib, amqp://, the server with auto_ack()",
+    ),
+    topics(
+        "ps.commlib.amqp.unconfirmed",
+        Broker::RabbitMq,
+        64,
+        "commlib, amqp://, messages with unconfirmed()",
+    ),
 ];
 
 /// What a name says beyond the system: `commlib.redis.ct@c10`.
@@ -344,8 +355,8 @@ pub(crate) fn find(name: &str) -> anyhow::Result<System> {
 pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Result<()> {
     let style = |ack, spawn| Style { ack, spawn };
     match name {
-        "commlib.redis" | "commlib.redis.perlist" | "commlib.amqp" => {
-            rpc::ours::serve(url, variant.servers).await
+        "commlib.redis" | "commlib.redis.perlist" | "commlib.amqp" | "commlib.amqp.noack" => {
+            rpc::ours::serve(url, variant.servers, name.ends_with(".noack")).await
         }
         "redis.seed" => rpc::redis_naive::serve(url).await,
         "redis.opt" | "redis.interop" => rpc::redis_batched::serve(url).await,
@@ -353,7 +364,9 @@ pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "lapin.noack.spawn" => rpc::lapin::serve(url, style(false, true)).await,
         "lapin.ack64" => rpc::lapin::serve(url, style(true, false)).await,
         "lapin.ack64.spawn" => rpc::lapin::serve(url, style(true, true)).await,
-        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::subscribe(url, variant).await,
+        "ps.commlib.redis" | "ps.commlib.amqp" | "ps.commlib.amqp.unconfirmed" => {
+            ps::ours::subscribe(url, variant).await
+        }
         "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::subscribe(url, 64).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::subscribe(url).await,
         "ps.lapin.ack" => ps::lapin::subscribe(url, true).await,
@@ -368,7 +381,9 @@ pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Re
 pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Result<()> {
     match name {
         "commlib.memory" => rpc::ours::drive("memory://bench", variant.clients).await,
-        "commlib.redis" | "commlib.amqp" => rpc::ours::drive(url, variant.clients).await,
+        "commlib.redis" | "commlib.amqp" | "commlib.amqp.noack" => {
+            rpc::ours::drive(url, variant.clients).await
+        }
         "commlib.redis.perlist" => rpc::redis_naive::drive(url, Caller::CommlibPy).await,
         "redis.seed" => rpc::redis_naive::drive(url, Caller::Naive).await,
         "redis.interop" => rpc::redis_naive::drive(url, Caller::OneWrite).await,
@@ -377,9 +392,10 @@ pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Re
             rpc::lapin::drive(url).await
         }
         "floor.json.spawn" => rpc::floor::drive().await,
-        "ps.commlib.memory" => ps::ours::publish("memory://bench", variant).await,
+        "ps.commlib.memory" => ps::ours::publish("memory://bench", variant, false).await,
+        "ps.commlib.amqp.unconfirmed" => ps::ours::publish(url, variant, true).await,
         "ps.floor.mpsc" => ps::floor::publish().await,
-        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url, variant).await,
+        "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url, variant, false).await,
         "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::publish(url).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::publish(url).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false).await,

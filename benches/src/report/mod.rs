@@ -84,7 +84,7 @@ fn page(report: &Report, command: &str, plots: &[(String, String)]) -> String {
         out,
         "# Performance\n\n<!-- Written by scripts/bench; do not edit. -->\n\n\
          How fast commlib is beside raw clients that do the same job by hand, and beside what a user might pick instead. \
-         Absolute figures are of one machine on one day; the ratios are what counts. Made by `{command}`, {rounds} rounds.\n"
+         Absolute figures are of one machine on one day; the ratios are what counts. Made by `{command}`; rounds: {rounds}.\n"
     );
     out += &machine::describe();
     let _ = write!(

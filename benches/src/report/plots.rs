@@ -45,7 +45,7 @@ fn by_phase(results: &Results, systems: &[&str], phases: &[&str]) -> Vec<Line> {
                 results.spread(system, phase, |sample| sample.rate())?.median,
             ))
         });
-        ((*system).to_owned(), points.collect())
+        (system.trim_end_matches("@c1").to_owned(), points.collect())
     };
     systems.iter().map(line).collect()
 }

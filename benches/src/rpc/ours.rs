@@ -28,12 +28,17 @@ impl Bench for Handler {
     }
 }
 
-/// Serves with the default settings, from so many nodes, until the input ends.
-pub(crate) async fn serve(url: &str, nodes: usize) -> anyhow::Result<()> {
+/// Serves from so many nodes until the input ends, with the default settings but for `auto_ack`.
+pub(crate) async fn serve(url: &str, nodes: usize, auto_ack: bool) -> anyhow::Result<()> {
     let mut serving = Vec::new();
     for _ in 0..nodes {
         let node = Node::connect(url).await?;
-        node.serve(BenchServer::new(Handler)).await?;
+        let server = node.serve(BenchServer::new(Handler));
+        if auto_ack {
+            server.auto_ack().await?;
+        } else {
+            server.await?;
+        }
         serving.push(node);
     }
     say("ready")?;

@@ -60,6 +60,7 @@ pub(crate) const TABLES: &[Group] = &[
             "commlib.amqp",
             "lapin.ack64",
             "lapin.ack64.spawn",
+            "commlib.amqp.noack",
             "lapin.noack",
             "lapin.noack.spawn",
             "commlib.amqp.ct",
@@ -114,6 +115,7 @@ pub(crate) const TABLES: &[Group] = &[
         against: "ps.lapin",
         systems: &[
             "ps.commlib.amqp",
+            "ps.commlib.amqp.unconfirmed",
             "ps.lapin",
             "ps.lapin.pipe64",
             "ps.lapin.ack",
@@ -131,8 +133,14 @@ pub(crate) const TABLES: &[Group] = &[
 pub(crate) const GROWTH: &[Group] = &[
     Group {
         title: "calls in flight",
-        against: "commlib.redis",
-        systems: &["commlib.redis", "redis.opt", "commlib.amqp", "lapin.ack64.spawn"],
+        against: "commlib.redis@c1",
+        // With a number, so that these samples are not mixed with those of the tables.
+        systems: &[
+            "commlib.redis@c1",
+            "redis.opt@c1",
+            "commlib.amqp@c1",
+            "lapin.ack64.spawn@c1",
+        ],
         phases: &[
             "rpc1", "rpc2", "rpc4", "rpc8", "rpc16", "rpc32", "rpc64", "rpc128", "rpc256",
         ],

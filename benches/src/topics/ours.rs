@@ -92,12 +92,13 @@ pub(crate) async fn subscribe(url: &str, variant: Variant) -> anyhow::Result<()>
     answer_collects(&collector).await
 }
 
-/// Publishes with the default settings; over `memory://`, to a subscriber of its own.
-pub(crate) async fn publish(url: &str, variant: Variant) -> anyhow::Result<()> {
+/// Publishes with the default settings but for `unconfirmed`; over `memory://`, to a subscriber of its own.
+pub(crate) async fn publish(url: &str, variant: Variant, unconfirmed: bool) -> anyhow::Result<()> {
     let node = Node::connect(url).await?;
     let publisher = OurPublisher {
         publisher: SensorsPublisher::new(&node),
         topics: variant.subscriptions as u64,
+        unconfirmed,
     };
     if url.starts_with("memory:") {
         drive_publisher_in_process(publisher, &collect(&node, variant).await?).await
@@ -110,15 +111,21 @@ pub(crate) async fn publish(url: &str, variant: Variant) -> anyhow::Result<()> {
 struct OurPublisher {
     publisher: SensorsPublisher,
     topics: u64,
+    unconfirmed: bool,
 }
 
 impl Publisher for OurPublisher {
     async fn publish(&self, reading: Reading) -> Result<(), Fault> {
-        if self.topics == 1 {
-            self.publisher.sonar(reading.into()).await?;
+        let publish = if self.topics == 1 {
+            self.publisher.sonar(reading.into())
         } else {
             let index = reading.seq % self.topics;
-            self.publisher.many(index as u32, reading.into()).await?;
+            self.publisher.many(index as u32, reading.into())
+        };
+        if self.unconfirmed {
+            publish.unconfirmed().await?;
+        } else {
+            publish.await?;
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use super::handle::Handle;
 use super::inbox::BLOCK;
 use super::jobs::{self, Flight, Job, Load, Reply};
 use super::outbox::Outbox;
-use super::pop::{self, Popped};
+use super::pop::{self, Traffic};
 use super::presence::{Presence, regular};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
@@ -56,10 +56,7 @@ pub(super) struct ConsumerTask {
     paused: Vec<Option<Instant>>,
     /// The address that the next pop looks at first.
     turn: usize,
-    /// The address of the latest request.
-    latest: Option<usize>,
-    /// Whether there are several busy addresses.
-    busy: bool,
+    traffic: Traffic,
     outbox: Arc<Outbox>,
     /// Kept for the next write.
     out: Vec<u8>,
@@ -103,8 +100,7 @@ impl ConsumerTask {
             backlog: vec![0; count],
             paused: vec![None; count],
             turn: 0,
-            latest: None,
-            busy: false,
+            traffic: Traffic::default(),
             outbox: Arc::new(Outbox::new(Arc::clone(&handle))),
             out: Vec::new(),
             watch: regular(Duration::from_millis(500)),
@@ -248,7 +244,14 @@ impl ConsumerTask {
             drop(std::mem::take(&mut permits));
             0
         } else {
-            pop::encode(&keys, permits.len(), self.busy, link.modern, scripts, &mut out)
+            pop::encode(
+                &keys,
+                permits.len(),
+                self.traffic.is_mixed(),
+                link.modern,
+                scripts,
+                &mut out,
+            )
         };
         match tokio::time::timeout(SILENCE, link.write(&out)).await {
             Ok(result) => result?,
@@ -268,7 +271,8 @@ impl ConsumerTask {
         if popped.nothing {
             self.backlog_is_gone(&order);
         }
-        self.look_who_is_busy(&popped, &order);
+        self.traffic
+            .see(popped.items.iter().map(|(place, _)| order[*place]));
         let batch = self.outbox.open(popped.items.len());
         for (place, item) in popped.items {
             match permits.pop() {
@@ -373,19 +377,6 @@ impl ConsumerTask {
         Ok(answers)
     }
 
-    /// Several addresses are busy if requests come from another one than the last time.
-    fn look_who_is_busy(&mut self, popped: &Popped, order: &[usize]) {
-        let mut places = popped.items.iter().map(|(place, _)| order.get(*place).copied());
-        if let Some(last) = popped
-            .items
-            .last()
-            .and_then(|(place, _)| order.get(*place).copied())
-        {
-            self.busy = places.any(|place| place != self.latest.or(place));
-            self.latest = Some(last);
-        }
-    }
-
     /// Ends the blocking pop. Where the user may not do that, the pop ends by itself soon.
     fn unblock(&self, client: i64) {
         let mut command = Vec::new();
@@ -479,11 +470,10 @@ pub(super) enum OpenFailure {
 
 /// The next try to end a blocking pop, once there is one to end.
 async fn again(unblock: &mut Option<Interval>) {
-    match unblock {
-        Some(unblock) => {
-            unblock.tick().await;
-        }
-        None => std::future::pending().await,
+    if let Some(unblock) = unblock {
+        unblock.tick().await;
+    } else {
+        std::future::pending().await
     }
 }
 

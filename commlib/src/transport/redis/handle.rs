@@ -1,5 +1,6 @@
 //! The way to the writer, which all other parts of a node share.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,14 +46,14 @@ impl Handle {
     }
 
     /// Whether jobs are written now.
-    pub(super) fn check(&self, what: &str) -> Result<(), TransportError> {
+    pub(super) fn check(&self, what: impl fmt::Display) -> Result<(), TransportError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(TransportError::closed());
         }
         if self.up.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err(fault::disconnected(what))
+            Err(fault::disconnected(&what.to_string()))
         }
     }
 
@@ -75,7 +76,7 @@ impl Handle {
     pub(super) async fn outcome<T>(
         &self,
         limit: Duration,
-        what: &str,
+        what: impl fmt::Display,
         job: impl FnOnce(oneshot::Sender<Result<T, TransportError>>) -> Job,
     ) -> Result<T, TransportError> {
         let (done, outcome) = oneshot::channel();

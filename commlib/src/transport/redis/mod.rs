@@ -197,10 +197,10 @@ impl RedisTransport {
     /// Runs what has to be answered within the limit for operations.
     async fn limited<T>(
         &self,
-        what: &str,
+        what: impl fmt::Display,
         job: impl FnOnce(oneshot::Sender<Result<T, TransportError>>) -> Job,
     ) -> Result<T, TransportError> {
-        self.handle.check(what)?;
+        self.handle.check(&what)?;
         self.handle
             .outcome(self.options.operation_timeout, what, job)
             .await
@@ -481,7 +481,7 @@ impl Transport for RedisTransport {
             let reply_to = self.waiting.calls.as_ref().map(|_| inbox::call_list());
             if let Some(list) = &reply_to {
                 // Servers that run commlib-py answer every request; nobody reads this answer.
-                self.handle.check(&format!("send to `{}`", request.address))?;
+                self.handle.check(format!("send to `{}`", request.address))?;
                 inbox::bury(&self.handle, vec![list.clone()]);
             }
             let item = self.encode(request.message, reply_to.as_deref());
@@ -505,15 +505,15 @@ impl Transport for RedisTransport {
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         Box::pin(async move {
-            let what = format!("publish to `{address}`");
             if let Some(topic) = &options.durable {
+                let what = format!("publish to `{address}`");
                 return self.append(&what, topic, address, message).await;
             }
             let body = match self.options.dialect {
                 Dialect::CommlibPy => message.data,
                 Dialect::Native => self.encode_native(message, None).into(),
             };
-            self.limited(&what, |done| Job::Publish {
+            self.limited(PublishTo(address.clone()), |done| Job::Publish {
                 channel: address,
                 body,
                 done,
@@ -551,6 +551,15 @@ impl Transport for RedisTransport {
 
     fn close(&self, limit: Duration) -> BoxFuture<'_, Result<(), TransportError>> {
         Box::pin(self.close_now(limit))
+    }
+}
+
+/// What a publish is to do, for errors: most have none, so it is not put into words before.
+struct PublishTo(Address);
+
+impl fmt::Display for PublishTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "publish to `{}`", self.0)
     }
 }
 

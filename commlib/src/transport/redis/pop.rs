@@ -65,6 +65,32 @@ fn lists<'a>(out: &mut Vec<u8>, keys: impl ExactSizeIterator<Item = &'a str>, co
     resp::word(out, digits.format(count).as_bytes());
 }
 
+/// Which addresses requests come from.
+#[derive(Default)]
+pub(super) struct Traffic {
+    latest: Option<usize>,
+    mixed: bool,
+}
+
+impl Traffic {
+    /// Whether the last pop brought requests from another address than the one before, or from several.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.mixed
+    }
+
+    /// A pop brought requests from these addresses.
+    pub(super) fn see(&mut self, addresses: impl Iterator<Item = usize>) {
+        let mut mixed = None;
+        for address in addresses {
+            let other = self.latest.is_some_and(|latest| latest != address);
+            mixed = Some(mixed.unwrap_or(false) || other);
+            self.latest = Some(address);
+        }
+        // A pop that brought nothing tells nothing.
+        self.mixed = mixed.unwrap_or(self.mixed);
+    }
+}
+
 /// What a pop brought.
 #[derive(Default)]
 pub(super) struct Popped {
@@ -158,6 +184,21 @@ mod tests {
         pop(&["a"], 1, false, "BLPOP a 2", 1);
         pop(&["a"], 5, false, "BLPOP a 2 LPOP a 4", 2);
         pop(&["a", "b"], 5, false, "BLPOP a b 2 EVALSHA 2 a b 4", 2);
+    }
+
+    #[test]
+    fn traffic_is_mixed_when_requests_come_from_several_addresses() {
+        let mut traffic = Traffic::default();
+        let mut see = |addresses: &[usize]| {
+            traffic.see(addresses.iter().copied());
+            traffic.is_mixed()
+        };
+        assert!(!see(&[1, 1]));
+        assert!(!see(&[1]));
+        assert!(see(&[2, 2]), "another one than before");
+        assert!(see(&[]), "nothing new");
+        assert!(!see(&[2]));
+        assert!(see(&[2, 1]), "two at once");
     }
 
     #[test]

@@ -21,6 +21,8 @@ use crate::address::Address;
 const SOON: Duration = Duration::from_millis(50);
 /// How long that is believed.
 const BELIEVED: Duration = Duration::from_millis(100);
+/// And for how many requests of this node, should they come in a burst that the broker takes faster than that.
+const BELIEVED_FOR: u32 = 2_000;
 /// Addresses that are known; more of them are forgotten when they were not used lately.
 const MAX_KNOWN: usize = 1024;
 /// Requests that are watched at once.
@@ -34,9 +36,15 @@ pub(super) struct Routes {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Until when calls of an address are believed to be answered soon.
-    soon: HashMap<Address, Instant>,
+    /// Addresses whose calls are believed to be answered soon.
+    soon: HashMap<Address, Belief>,
     watched: Vec<Watched>,
+}
+
+#[derive(Debug)]
+struct Belief {
+    until: Instant,
+    requests: u32,
 }
 
 #[derive(Debug)]
@@ -66,7 +74,13 @@ impl Routes {
             }
             known.watch(address, id, now);
         }
-        known.soon.get(address).is_none_or(|until| *until < now)
+        match known.soon.get_mut(address) {
+            Some(belief) if belief.until >= now && belief.requests < BELIEVED_FOR => {
+                belief.requests += 1;
+                false
+            }
+            _ => true,
+        }
     }
 
     /// A reply came.
@@ -78,7 +92,11 @@ impl Routes {
         let Watched { address, since, .. } = known.watched.swap_remove(at);
         let now = Instant::now();
         if now.duration_since(since) <= SOON {
-            known.soon.insert(address, now + BELIEVED);
+            let belief = Belief {
+                until: now + BELIEVED,
+                requests: 0,
+            };
+            known.soon.insert(address, belief);
         } else {
             known.soon.remove(&address);
         }
@@ -92,7 +110,7 @@ impl Known {
                 .retain(|watched| now.duration_since(watched.since) <= SOON);
         }
         if self.soon.len() >= MAX_KNOWN {
-            self.soon.retain(|_, until| *until >= now);
+            self.soon.retain(|_, belief| belief.until >= now);
         }
         if self.watched.len() < MAX_WATCHED && self.soon.len() < MAX_KNOWN {
             self.watched.push(Watched {
@@ -132,6 +150,19 @@ mod tests {
         routes.replied("9");
         tokio::time::advance(BELIEVED + Duration::from_millis(1)).await;
         assert!(ask(&fast, "10"), "that was long ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_confirmed_from_some_number_on() {
+        let routes = Routes::default();
+        let fast = address("s.fast");
+        let ask = |id: &str| routes.wants_confirm(&fast, id, Instant::now());
+        assert!(ask("1"));
+        routes.replied("1");
+        assert!((0..BELIEVED_FOR).all(|number| !ask(&number.to_string())));
+        assert!(ask("over"));
+        routes.replied("0");
+        assert!(!ask("next"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -91,6 +91,9 @@ pub struct ServeTopics {
     retries: Retries,
 }
 
+/// The longest reason of a dead letter, in bytes.
+const MAX_REASON: usize = 4 * 1024;
+
 /// How often and how soon a message of a durable topic is handled again.
 #[derive(Debug, Clone, Copy)]
 struct Retries {
@@ -352,11 +355,16 @@ impl Worker {
 
     /// What becomes of a message whose handler failed.
     fn judge(&self, attempt: u32, failure: &Failure) -> Verdict {
-        let (reason, hopeless) = match failure {
+        let (mut reason, hopeless) = match failure {
             Failure::App(error) => (error.message.clone(), false),
             Failure::Status(status) => (status.to_string(), status.code == StatusCode::InvalidArgument),
             Failure::Local(error) => (error.to_string(), false),
         };
+        // A handler's error may be of any length, and is for people.
+        let end = (0..=MAX_REASON.min(reason.len()))
+            .rev()
+            .find(|at| reason.is_char_boundary(*at));
+        reason.truncate(end.unwrap_or(0));
         if hopeless || attempt >= self.retries.attempts {
             Verdict::Dead(reason)
         } else {

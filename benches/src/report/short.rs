@@ -11,8 +11,14 @@ use crate::run::{Results, Sample};
 const BEGIN: &str = "<!-- Written by scripts/bench. -->\n";
 const END: &str = "<!-- End of what scripts/bench writes. -->";
 
-/// Ours, and what stands beside it, with the words for it.
-const ROWS: &[(&str, &str, &[(&str, &str)])] = &[
+/// A transport, our system on it, and what stands beside it with the words for it.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+const ROWS: &[Row] = &[
     (
         "Redis",
         "commlib.redis",

@@ -1,24 +1,177 @@
-//! Bodies: from values to JSON and back, with errors that say where.
+//! Bodies: from values to bytes and back, with errors that say where. Which codec a body has, its content type says.
+
+pub(crate) mod message_pack;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// How bodies are encoded.
+///
+/// A node's clients and publishers write in one codec ([`NodeBuilder::codec`](crate::NodeBuilder::codec)). Servers and
+/// subscribers know the codec of each message by its content type, and servers reply in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Codec {
+    /// JSON, which every peer reads.
+    #[default]
+    Json,
+    /// MessagePack, where both sides have the feature `msgpack`: objects are maps with the same names as in JSON, and
+    /// what the schemas say of a type holds for it too; only byte strings are shorter.
+    MessagePack,
+}
+
+impl Codec {
+    /// What messages say of a body in this codec.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::MessagePack => "application/msgpack",
+        }
+    }
+
+    /// The codec that a content type names, in any case and with any parameters; `None` of any other.
+    #[must_use]
+    pub fn from_content_type(content_type: &str) -> Option<Self> {
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        let is = |names: &[&str]| names.iter().any(|name| essence.eq_ignore_ascii_case(name));
+        if is(&["application/json", "text/json"]) {
+            Some(Self::Json)
+        } else if is(&[
+            "application/msgpack",
+            "application/x-msgpack",
+            "application/vnd.msgpack",
+        ]) {
+            Some(Self::MessagePack)
+        } else {
+            None
+        }
+    }
+
+    /// The codec of a body that was received with this content type: JSON where nothing is said.
+    ///
+    /// # Errors
+    /// What this side reads, when it is something else.
+    pub(crate) fn of(content_type: Option<&str>) -> Result<Self, String> {
+        let Some(named) = content_type else {
+            return Ok(Self::Json);
+        };
+        match Self::from_content_type(named) {
+            Some(codec) if codec.is_built() => Ok(codec),
+            _ => {
+                let start: String = named.chars().take(100).collect();
+                let reads = if Self::MessagePack.is_built() {
+                    "application/json and application/msgpack"
+                } else {
+                    "application/json"
+                };
+                Err(format!(
+                    "the body is of the content type {start:?}, this side reads {reads}"
+                ))
+            }
+        }
+    }
+
+    /// What a message that is sent says of its body: nothing where it is JSON.
+    pub(crate) fn said(self) -> Option<String> {
+        (self != Self::Json).then(|| self.content_type().to_owned())
+    }
+
+    /// Whether this build has it.
+    pub(crate) const fn is_built(self) -> bool {
+        match self {
+            Self::Json => true,
+            Self::MessagePack => cfg!(feature = "msgpack"),
+        }
+    }
+}
+
 /// Encodes a body.
 ///
 /// # Errors
 /// What the type's `Serialize` refused, such as a map whose keys are no strings.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, String> {
-    serde_json::to_vec(value)
-        .map(Bytes::from)
-        .map_err(|error| error.to_string())
+pub(crate) fn encode<T: Serialize + ?Sized>(codec: Codec, value: &T) -> Result<Bytes, String> {
+    match codec {
+        Codec::Json => serde_json::to_vec(value)
+            .map(Bytes::from)
+            .map_err(|error| error.to_string()),
+        Codec::MessagePack => message_pack::encode(value),
+    }
 }
 
 /// Decodes a body. An absent one is refused, except by types that take `null`.
 ///
 /// # Errors
-/// What is wrong and at which line and column.
-pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
-    let body = if body.is_empty() { b"null" } else { body };
-    serde_json::from_slice(body).map_err(|error| error.to_string())
+/// What is wrong, in JSON also at which line and column.
+pub(crate) fn decode<T: DeserializeOwned>(codec: Codec, body: &[u8]) -> Result<T, String> {
+    match codec {
+        Codec::Json => {
+            let body = if body.is_empty() { b"null" } else { body };
+            serde_json::from_slice(body).map_err(|error| error.to_string())
+        }
+        Codec::MessagePack => message_pack::decode(body),
+    }
+}
+
+/// Whether a body is an array, by its first byte.
+pub(crate) fn is_array(codec: Codec, body: &[u8]) -> bool {
+    match codec {
+        Codec::Json => body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'['),
+        Codec::MessagePack => matches!(body.first(), Some(0x90..=0x9f | 0xdc | 0xdd)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types_are_recognised_and_never_guessed() {
+        for name in ["application/json", "Application/JSON; charset=utf-8", "text/json"] {
+            assert_eq!(Codec::from_content_type(name), Some(Codec::Json), "{name}");
+        }
+        for name in [
+            "application/msgpack",
+            "application/x-msgpack ",
+            "APPLICATION/VND.MSGPACK",
+        ] {
+            assert_eq!(Codec::from_content_type(name), Some(Codec::MessagePack), "{name}");
+        }
+        for name in ["", "application/xml", "json", "application/jsonx", "msgpack"] {
+            assert_eq!(Codec::from_content_type(name), None, "{name}");
+        }
+        assert_eq!(Codec::of(None), Ok(Codec::Json));
+        assert!(
+            Codec::of(Some("application/xml"))
+                .unwrap_err()
+                .contains("\"application/xml\"")
+        );
+    }
+
+    #[test]
+    fn a_build_reads_what_it_has() {
+        assert_eq!(
+            Codec::of(Some("application/msgpack")).is_ok(),
+            cfg!(feature = "msgpack")
+        );
+        assert_eq!(encode(Codec::MessagePack, &1).is_ok(), cfg!(feature = "msgpack"));
+    }
+
+    #[test]
+    fn arrays_are_known_by_their_first_byte() {
+        for (codec, body, array) in [
+            (Codec::Json, &b" [1]"[..], true),
+            (Codec::Json, b"{}", false),
+            (Codec::MessagePack, b"\x90", true),
+            (Codec::MessagePack, b"\x9f", true),
+            (Codec::MessagePack, b"\xdc\0\0", true),
+            (Codec::MessagePack, b"\xdd\0\0\0\0", true),
+            (Codec::MessagePack, b"\x80", false),
+            (Codec::MessagePack, b"[", false),
+            (Codec::MessagePack, b"", false),
+        ] {
+            assert_eq!(is_array(codec, body), array, "{codec:?} {body:?}");
+        }
+    }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::codec::Codec;
+
 /// What is known about the execution of work whose outcome is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -448,11 +450,17 @@ pub struct AppFailure {
     pub message: String,
     /// The encoded error.
     pub details: bytes::Bytes,
+    /// How it is encoded.
+    pub codec: Codec,
 }
 
 impl AppFailure {
-    pub(crate) fn new(message: String, details: bytes::Bytes) -> Self {
-        Self { message, details }
+    pub(crate) fn new(message: String, codec: Codec, details: bytes::Bytes) -> Self {
+        Self {
+            message,
+            details,
+            codec,
+        }
     }
 }
 

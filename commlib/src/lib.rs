@@ -118,6 +118,7 @@ pub mod trace;
 pub mod transport;
 
 pub use address::{Address, AddressError, Pattern, Template};
+pub use codec::Codec;
 pub use envelope::{Dialect, Headers};
 pub use error::{
     AppFailure, CallError, ConnectError, Execution, Failure, LocalError, NoError, NodeError, Status,

@@ -30,6 +30,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::address::Address;
+use crate::codec::Codec;
 use crate::envelope::Headers;
 use crate::error::{Failure, Status, StatusCode};
 use crate::transport::Accepted;
@@ -60,6 +61,8 @@ pub struct Invocation {
     pub headers: Headers,
     /// The encoded body.
     pub body: Bytes,
+    /// How it is encoded.
+    pub codec: Codec,
     /// When the caller stops waiting.
     pub deadline: Instant,
 }
@@ -69,7 +72,7 @@ impl Invocation {
         kind: Kind,
         address: Address,
         headers: Headers,
-        body: Bytes,
+        (codec, body): (Codec, Bytes),
         deadline: Instant,
     ) -> Self {
         Self {
@@ -77,6 +80,7 @@ impl Invocation {
             address,
             headers,
             body,
+            codec,
             deadline,
         }
     }
@@ -88,16 +92,25 @@ impl Invocation {
 pub struct Reply {
     /// The encoded result; empty where there is none.
     pub body: Bytes,
+    /// How it is encoded.
+    pub codec: Codec,
     /// Of what is not answered: what the broker said when it took the message.
     pub accepted: Option<Accepted>,
 }
 
 impl Reply {
-    /// An encoded result.
+    /// A result in JSON.
     #[must_use]
     pub fn new(body: impl Into<Bytes>) -> Self {
+        Self::encoded(Codec::Json, body)
+    }
+
+    /// A result in any codec. The caller has to be able to read it: one reads what it writes.
+    #[must_use]
+    pub fn encoded(codec: Codec, body: impl Into<Bytes>) -> Self {
         Self {
             body: body.into(),
+            codec,
             accepted: None,
         }
     }
@@ -106,6 +119,7 @@ impl Reply {
     pub(crate) fn accepted(accepted: Accepted) -> Self {
         Self {
             body: Bytes::new(),
+            codec: Codec::Json,
             accepted: Some(accepted),
         }
     }

@@ -16,6 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use crate::address::{Address, Pattern};
+use crate::codec::Codec;
 use crate::envelope::Dialect;
 use crate::error::{ConnectError, Execution, LocalError, NodeError, Status, StatusCode};
 use crate::middleware::Middleware;
@@ -62,6 +63,7 @@ pub(crate) struct Config {
     pub(crate) operation_timeout: Duration,
     pub(crate) max_body: usize,
     pub(crate) dialect: Dialect,
+    pub(crate) codec: Codec,
     pub(crate) namespace: Option<Address>,
     pub(crate) client_middleware: Vec<Arc<dyn Middleware>>,
     pub(crate) server_middleware: Vec<Arc<dyn Middleware>>,

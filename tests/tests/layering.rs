@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 /// For the files below a path: what of the crate they may name. The first rule that fits a file holds.
 const RULES: &[(&str, &[&str])] = &[
     ("address.rs", &[]),
-    ("error.rs", &[]),
+    ("error.rs", &["codec"]),
     ("codec.rs", &[]),
-    ("envelope/", &["error", "envelope"]),
+    ("envelope/", &["codec", "error", "envelope"]),
     ("message.rs", &[]),
     (
         "transport/memory/",
@@ -20,7 +20,7 @@ const RULES: &[(&str, &[&str])] = &[
     ),
     (
         "transport/amqp/",
-        &["address", "envelope", "error", "Execution", "transport"],
+        &["address", "codec", "envelope", "error", "Execution", "transport"],
     ),
     ("transport/", &["address", "envelope", "error", "transport"]),
     ("trace.rs", &["envelope", "runtime"]),
@@ -30,7 +30,7 @@ const RULES: &[(&str, &[&str])] = &[
     ),
     (
         "middleware.rs",
-        &["address", "envelope", "error", "LocalError", "transport"],
+        &["address", "codec", "envelope", "error", "LocalError", "transport"],
     ),
     (
         "rpc/",

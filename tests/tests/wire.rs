@@ -88,6 +88,18 @@ fn read(wire: &Value) -> Result<(Envelope, Dialect), Malformed> {
     native::decode(&Bytes::copy_from_slice(text(wire).as_bytes()))
 }
 
+fn from_hex(hex: &Value) -> Bytes {
+    let hex = text(hex);
+    let digits = (0..hex.len()).step_by(2);
+    digits
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
+        .collect()
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn addresses_and_patterns() {
     let vectors = vectors("addresses.json");
@@ -178,18 +190,69 @@ fn malformed_messages_are_refused_and_still_tell_whom_to_answer() {
         }
     }
     for vector in list(&vectors("envelope.json"), "refuse_bytes") {
-        let hex = text(&vector["wire_hex"]);
-        let bytes: Vec<u8> = (0..hex.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
-            .collect();
-        let bytes = Bytes::from(bytes);
+        let bytes = from_hex(&vector["wire_hex"]);
         assert!(native::decode(&bytes).is_err(), "{}", vector["name"]);
         assert!(
             native::decode_topic(&bytes).is_err(),
             "{}, on a topic",
             vector["name"]
         );
+    }
+}
+
+#[test]
+fn native_messages_of_message_pack() {
+    let vectors = vectors("message_pack.json");
+    for vector in list(&vectors, "messages") {
+        let name = &vector["name"];
+        let wire = from_hex(&vector["wire_hex"]);
+        let (message, dialect) = native::decode(&wire).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(dialect, Dialect::Native, "{name}");
+        // Bodies are bytes to the envelope, whatever they are to others.
+        let mut said = message.clone();
+        let body = std::mem::take(&mut said.data);
+        let details = said
+            .meta
+            .error
+            .as_mut()
+            .map(|error| std::mem::take(&mut error.details));
+        let mut noted = notation(&said);
+        let fields = noted.as_object_mut().expect("an object");
+        fields.remove("data");
+        fields.insert("body_hex".into(), to_hex(&body).into());
+        if let Some(details) = details {
+            noted["error"]["details_hex"] = to_hex(&details).into();
+        }
+        assert_eq!(noted, vector["message"], "{name}");
+        assert_eq!(
+            native::decode_topic(&wire).as_ref(),
+            Ok(&message),
+            "{name}, on a topic"
+        );
+        if vector["direction"] == "both" {
+            assert_eq!(
+                to_hex(&native::encode(&message, None)),
+                text(&vector["wire_hex"]),
+                "{name}, written"
+            );
+        }
+    }
+    for vector in list(&vectors, "refuse") {
+        let (name, wire) = (&vector["name"], from_hex(&vector["wire_hex"]));
+        let Err(malformed) = native::decode(&wire) else {
+            panic!("{name} was read")
+        };
+        assert_eq!(
+            malformed.reply_to.as_deref(),
+            vector["reply_to"].as_str(),
+            "{name}"
+        );
+        assert_eq!(
+            malformed.correlation_id.as_deref(),
+            vector["correlation_id"].as_str(),
+            "{name}"
+        );
+        assert!(native::decode_topic(&wire).is_err(), "{name}, on a topic");
     }
 }
 

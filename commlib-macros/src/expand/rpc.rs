@@ -396,13 +396,14 @@ impl<'a> Generated<'a> {
         let encode = match &method.reply {
             Reply {
                 error: Some(error), ..
-            } => quote_spanned!(about(error)=> #gate::encode_result(&reply)),
-            Reply { ok, error: None } => quote_spanned!(about(ok)=> #gate::encode_reply(&reply)),
+            } => quote_spanned!(about(error)=> #gate::encode_result(codec, &reply)),
+            Reply { ok, error: None } => quote_spanned!(about(ok)=> #gate::encode_reply(codec, &reply)),
         };
         quote_spanned! {span=>
             #(#cfgs)*
             #wire => ::std::boxed::Box::pin(async move {
-                let #request = match #gate::#decode(&body) {
+                let codec = ctx.codec();
+                let #request = match #gate::#decode(codec, &body) {
                     ::core::result::Result::Ok(request) => request,
                     ::core::result::Result::Err(failure) => return ::core::result::Result::Err(failure),
                 };

@@ -360,7 +360,7 @@ impl<'a> Generated<'a> {
             )
         });
         let message = value(topic, topic.message)
-            .map(|(ident, _)| decoded(quote_spanned!(span=> #gate::decode(body)), ident));
+            .map(|(ident, _)| decoded(quote_spanned!(span=> #gate::decode(ctx.codec(), body)), ident));
         let args = topic.args.iter().map(|arg| match arg {
             TopicArg::Context => quote_spanned!(span=> ctx),
             TopicArg::Value(value) => {

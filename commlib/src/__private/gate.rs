@@ -10,9 +10,10 @@
 use std::marker::PhantomData;
 
 use super::{
-    CaptureError, CaptureSchemas, Captures, ContractBuilder, Failure, HandlerResult, MethodDescriptor,
+    CaptureError, CaptureSchemas, Captures, Codec, ContractBuilder, Failure, HandlerResult, MethodDescriptor,
     RpcClient, TopicDescriptor, TopicPublisher, TopicSubscriber,
 };
+use crate::codec;
 use crate::error::{Status, StatusCode};
 use crate::rpc::{Call, Oneway};
 use crate::topic::{IntoSelector, Publish, Subscribe};
@@ -39,25 +40,24 @@ impl<Q: Message, T: Message, E: ServiceError> RpcGate<Q, T, E> {
     pub fn oneway(client: &RpcClient, method: &'static MethodDescriptor, request: &Q) -> Oneway {
         client.oneway(method, request)
     }
-    pub fn decode(body: &[u8]) -> Result<Q, Failure> {
-        super::decode(body)
+    pub fn decode(codec: Codec, body: &[u8]) -> Result<Q, Failure> {
+        super::decode(codec, body)
     }
     /// Decodes an object keyed by argument name. Serde's derive would take an array for one, by position, which would make the
     /// order of a method's arguments part of the contract.
-    pub fn decode_object(body: &[u8]) -> Result<Q, Failure> {
-        let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
-        if first == Some(&b'[') {
+    pub fn decode_object(codec: Codec, body: &[u8]) -> Result<Q, Failure> {
+        if codec::is_array(codec, body) {
             let text =
                 "the body is not what the method takes: an array instead of an object keyed by argument name";
             return Err(Status::new(StatusCode::InvalidArgument, text).into());
         }
-        super::decode(body)
+        super::decode(codec, body)
     }
-    pub fn encode_reply(value: &T) -> HandlerResult {
-        super::encode_reply(value)
+    pub fn encode_reply(codec: Codec, value: &T) -> HandlerResult {
+        super::encode_reply(codec, value)
     }
-    pub fn encode_result(value: &Result<T, E>) -> HandlerResult {
-        super::encode_result(value)
+    pub fn encode_result(codec: Codec, value: &Result<T, E>) -> HandlerResult {
+        super::encode_result(codec, value)
     }
     pub fn describe(contract: &mut ContractBuilder, method: &'static MethodDescriptor, doc: &str) {
         contract.method::<Q, T, E>(method, doc);
@@ -73,16 +73,16 @@ pub trait ClosedRpcGate<Q, T, E> {
     fn oneway(_: &RpcClient, _: &'static MethodDescriptor, _: &Q) -> Oneway {
         std::process::abort()
     }
-    fn decode(_: &[u8]) -> Result<Q, Failure> {
+    fn decode(_: Codec, _: &[u8]) -> Result<Q, Failure> {
         std::process::abort()
     }
-    fn decode_object(_: &[u8]) -> Result<Q, Failure> {
+    fn decode_object(_: Codec, _: &[u8]) -> Result<Q, Failure> {
         std::process::abort()
     }
-    fn encode_reply(_: &T) -> HandlerResult {
+    fn encode_reply(_: Codec, _: &T) -> HandlerResult {
         std::process::abort()
     }
-    fn encode_result(_: &Result<T, E>) -> HandlerResult {
+    fn encode_result(_: Codec, _: &Result<T, E>) -> HandlerResult {
         std::process::abort()
     }
     fn describe(_: &mut ContractBuilder, _: &'static MethodDescriptor, _: &str) {}
@@ -110,8 +110,8 @@ impl<M: Message, C: Captures + CaptureSchemas> TopicGate<M, C> {
     ) -> Subscribe<M, C> {
         subscriber.subscribe(topic, selectors)
     }
-    pub fn decode(body: &[u8]) -> Result<M, Failure> {
-        super::decode(body)
+    pub fn decode(codec: Codec, body: &[u8]) -> Result<M, Failure> {
+        super::decode(codec, body)
     }
     pub fn describe(contract: &mut ContractBuilder, topic: &'static TopicDescriptor, doc: &str) {
         contract.topic::<M, C>(topic, doc);
@@ -136,7 +136,7 @@ pub trait ClosedTopicGate<M, C> {
     ) -> Subscribe<M, C> {
         std::process::abort()
     }
-    fn decode(_: &[u8]) -> Result<M, Failure> {
+    fn decode(_: Codec, _: &[u8]) -> Result<M, Failure> {
         std::process::abort()
     }
     fn describe(_: &mut ContractBuilder, _: &'static TopicDescriptor, _: &str) {}

@@ -17,6 +17,7 @@ pub use serde;
 pub use self::gate::*;
 pub use self::request::RequestSchema;
 pub use crate::address::{Address, Template};
+pub use crate::codec::Codec;
 pub use crate::error::Failure;
 pub use crate::message::CaptureError;
 pub use crate::rpc::{HandlerResult, MethodDescriptor, RpcClient, RpcService, ServiceDescriptor};
@@ -27,6 +28,7 @@ pub use crate::topic::{
 
 use crate::error::{AppFailure, LocalError, Status, StatusCode};
 use crate::message::{ServiceError, TopicLevel};
+use crate::middleware::Reply;
 use crate::node::Node;
 use crate::rpc::ServeRpc;
 use crate::topic::{IntoSelector, ServeTopics};
@@ -43,8 +45,8 @@ pub fn serve_topics(node: &Node, service: Arc<dyn TopicService>) -> ServeTopics 
 }
 
 /// Decodes a request's or a topic message's body.
-pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    codec::decode(body).map_err(|reason| {
+pub fn decode<T: DeserializeOwned>(codec: Codec, body: &[u8]) -> Result<T, Failure> {
+    codec::decode(codec, body).map_err(|reason| {
         Status::new(
             StatusCode::InvalidArgument,
             format!("the body is not what the method takes: {reason}"),
@@ -54,17 +56,20 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 }
 
 /// Encodes a reply.
-pub fn encode_reply<T: Serialize>(value: &T) -> HandlerResult {
-    codec::encode(value).map_err(|reason| LocalError::Encode(reason).into())
+pub fn encode_reply<T: Serialize>(codec: Codec, value: &T) -> HandlerResult {
+    match codec::encode(codec, value) {
+        Ok(body) => Ok(Reply::encoded(codec, body)),
+        Err(reason) => Err(LocalError::Encode(reason).into()),
+    }
 }
 
 /// Encodes a reply or the method's own error.
-pub fn encode_result<T: Serialize, E: ServiceError>(value: &Result<T, E>) -> HandlerResult {
+pub fn encode_result<T: Serialize, E: ServiceError>(codec: Codec, value: &Result<T, E>) -> HandlerResult {
     match value {
-        Ok(value) => encode_reply(value),
+        Ok(value) => encode_reply(codec, value),
         Err(error) => {
-            let details = codec::encode(error).map_err(LocalError::Encode)?;
-            Err(Failure::App(AppFailure::new(error.to_string(), details)))
+            let details = codec::encode(codec, error).map_err(LocalError::Encode)?;
+            Err(Failure::App(AppFailure::new(error.to_string(), codec, details)))
         }
     }
 }
@@ -80,7 +85,7 @@ pub fn unknown_method(method: &str) -> BoxFuture<'static, HandlerResult> {
 
 /// What a topic's handler returned in place of success.
 pub fn not_handled<E: std::fmt::Display>(error: &E) -> Failure {
-    Failure::App(AppFailure::new(error.to_string(), Bytes::new()))
+    Failure::App(AppFailure::new(error.to_string(), Codec::Json, Bytes::new()))
 }
 
 /// Ignores a topic that the handler does not have.

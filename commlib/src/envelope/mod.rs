@@ -1,17 +1,20 @@
 //! One message as transports move it: an encoded body beside what is said about it.
 //!
-//! Where a broker has no headers, the message travels in an envelope of JSON ([`native`]). Peers that run commlib-py
+//! Where a broker has no headers, the message travels in an envelope ([`native`]): of JSON, or of MessagePack where the
+//! body is no JSON. Peers that run commlib-py
 //! speak another form ([`commlib_py`]). AMQP carries the same fields in its properties and headers table.
 
 pub mod commlib_py;
+pub(crate) mod msgpack;
 pub mod native;
 
 use bytes::Bytes;
 
+use crate::codec::{self, Codec};
 use crate::error::{Execution, Status, StatusCode};
 
 /// The content type of bodies unless something else is said.
-pub const JSON: &str = "application/json";
+pub const JSON: &str = Codec::Json.content_type();
 
 /// The wire code of an error that is the method's own.
 pub const APPLICATION: &str = "application";
@@ -117,7 +120,8 @@ pub struct WireError {
     pub code: String,
     /// For people.
     pub message: String,
-    /// For programs, encoded like a body: the method's own error, or what a status adds. Empty where there is none.
+    /// For programs, encoded like a body, in the form that the message's content type names: the method's own error, or
+    /// what a status adds. Empty where there is none.
     pub details: Bytes,
     /// What happened to the work.
     pub execution: Option<Execution>,
@@ -138,13 +142,16 @@ impl From<&Status> for WireError {
     }
 }
 
-impl From<WireError> for Status {
-    fn from(error: WireError) -> Self {
-        let status = Self::new(StatusCode::from_wire(&error.code), error.message);
-        let execution = error.execution.unwrap_or(status.execution);
-        // Details that are no JSON are a peer's fault that must not hide the error itself.
-        let details = serde_json::from_slice(&error.details).ok();
-        Self {
+impl WireError {
+    /// The status of a reply whose content type names this codec, if any.
+    pub(crate) fn into_status(self, codec: Option<Codec>) -> Status {
+        let status = Status::new(StatusCode::from_wire(&self.code), self.message);
+        let execution = self.execution.unwrap_or(status.execution);
+        // Details that can't be read are a peer's fault that must not hide the error itself.
+        let details = codec
+            .filter(|_| !self.details.is_empty())
+            .and_then(|codec| codec::decode(codec, &self.details).ok());
+        Status {
             details,
             execution,
             ..status

@@ -1,4 +1,5 @@
-//! The native envelope, `{"data": …, "meta": {…}}`: written by hand into one buffer, read borrowed.
+//! The native envelope, `{"data": …, "meta": {…}}`: written by hand into one buffer, read borrowed. Bodies that are no
+//! JSON travel in its form of MessagePack ([`msgpack`]).
 //!
 //! `data` is never parsed here: reading finds where it begins and ends and shares those bytes.
 
@@ -11,13 +12,16 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Dialect, Envelope, Headers, JSON, Malformed, Meta, WireError};
+use super::{Dialect, Envelope, Headers, JSON, Malformed, Meta, WireError, msgpack};
 use crate::error::Execution;
 
 /// Writes an envelope. `reply_to` takes the place of [`Meta::reply_to`].
 #[must_use]
 pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
     let meta = &message.meta;
+    if meta.content_type.is_some() {
+        return msgpack::encode(message, reply_to);
+    }
     let mut out = Vec::with_capacity(message.data.len() + 256);
     out.extend_from_slice(b"{\"data\":");
     if message.data.is_empty() {
@@ -26,7 +30,7 @@ pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
         out.extend_from_slice(&message.data);
     }
     out.extend_from_slice(b",\"meta\":{\"properties\":{\"content_type\":");
-    string(&mut out, meta.content_type.as_deref().unwrap_or(JSON));
+    string(&mut out, JSON);
     out.extend_from_slice(b",\"content_encoding\":\"utf8\"}");
     if let Some(timestamp) = meta.timestamp {
         number(&mut out, "timestamp", timestamp);
@@ -112,6 +116,9 @@ pub(super) fn string(out: &mut Vec<u8>, text: &str) {
 /// # Errors
 /// When it is neither; the error carries the reply address where there is one.
 pub fn decode(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
+    if msgpack::is_message(bytes) {
+        return msgpack::decode(bytes).map(|message| (message, Dialect::Native));
+    }
     if let Some(message) = usual(bytes) {
         return Ok((message, Dialect::Native));
     }
@@ -135,6 +142,9 @@ pub fn decode(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
 /// # Errors
 /// When it is no JSON at all.
 pub fn decode_topic(bytes: &Bytes) -> Result<Envelope, Malformed> {
+    if msgpack::is_message(bytes) {
+        return msgpack::decode(bytes);
+    }
     if let Some(message) = usual(bytes) {
         return Ok(message);
     }

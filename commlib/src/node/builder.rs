@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::{Config, Inner, Node, URL_VARIABLE};
 use crate::address::Address;
+use crate::codec::Codec;
 use crate::envelope::Dialect;
 use crate::error::ConnectError;
 use crate::middleware::Middleware;
@@ -40,6 +41,7 @@ pub struct NodeBuilder {
     max_body: usize,
     max_in_flight: usize,
     dialect: Option<Dialect>,
+    codec: Option<Codec>,
     namespace: Option<String>,
     reply_route: Option<ReplyRoute>,
     client_middleware: Vec<Arc<dyn Middleware>>,
@@ -56,6 +58,7 @@ impl Default for NodeBuilder {
             max_body: 1024 * 1024,
             max_in_flight: 10_000,
             dialect: None,
+            codec: None,
             namespace: None,
             reply_route: None,
             client_middleware: Vec::new(),
@@ -120,6 +123,15 @@ impl NodeBuilder {
         self
     }
 
+    /// How this node's clients and publishers encode bodies; the URL's `codec` says it too. Default [`Codec::Json`].
+    ///
+    /// Servers and subscribers read every codec that their build has, and servers answer in the codec of the request. A
+    /// peer that lacks it refuses the message, saying so. MessagePack needs the feature `msgpack` of the crate commlib.
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = Some(codec);
+        self
+    }
+
     /// Puts everything of this node below some levels: with the namespace `robot1`, `sensors.sonar` is
     /// `robot1.sensors.sonar` at the broker. Nodes talk to each other within one namespace. Default: none.
     pub fn namespace(mut self, levels: impl Into<String>) -> Self {
@@ -161,6 +173,11 @@ impl NodeBuilder {
             Some("queue") => ReplyRoute::Queue,
             _ => ReplyRoute::Direct,
         });
+        let codec = self.codec.unwrap_or(match url.setting("codec") {
+            Some("msgpack") => Codec::MessagePack,
+            _ => Codec::Json,
+        });
+        check_codec(codec, dialect)?;
         let namespace = self
             .namespace
             .map(Address::new)
@@ -187,6 +204,7 @@ impl NodeBuilder {
                     operation_timeout: self.operation_timeout,
                     max_body: self.max_body,
                     dialect,
+                    codec,
                     namespace,
                     client_middleware: self.client_middleware,
                     server_middleware: self.server_middleware,
@@ -211,4 +229,18 @@ impl NodeBuilder {
             }
         }
     }
+}
+
+/// Whether messages of the dialect can be written in the codec, and by this build.
+fn check_codec(codec: Codec, dialect: Dialect) -> Result<(), ConnectError> {
+    let fail = |text: &str| Err(ConnectError::Settings(text.to_owned()));
+    if !codec.is_built() {
+        return fail("this build has no MessagePack; enable the feature `msgpack` of the crate commlib");
+    }
+    if codec != Codec::Json && dialect != Dialect::Native {
+        return fail(
+            "the dialect commlib-py has no form for MessagePack; leave out the codec, or connect without the dialect",
+        );
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Node;
 use super::flight::{InFlight, Stopped, Watched};
 use crate::address::Address;
+use crate::codec::Codec;
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Outcome, Reply, check_headers};
@@ -41,6 +42,7 @@ impl Node {
                 id: Some(id),
                 timestamp: Some(now_micros()),
                 timeout_ms: (invocation.kind != Kind::Publish).then(|| whole_ms(left)),
+                content_type: invocation.codec.said(),
                 headers: invocation.headers,
                 ..Meta::default()
             },
@@ -73,12 +75,21 @@ impl Node {
     }
 
     pub(super) fn take_reply(reply: Envelope) -> Outcome {
+        let codec = Codec::of(reply.meta.content_type.as_deref());
         match reply.meta.error {
-            None => Ok(Reply::new(reply.data)),
-            Some(error) if error.code == APPLICATION => {
-                Err(Failure::App(AppFailure::new(error.message, error.details)))
-            }
-            Some(error) => Err(Status::from(error).into()),
+            Some(error) if error.code != APPLICATION => Err(error.into_status(codec.ok()).into()),
+            Some(error) => Err(match codec {
+                Ok(codec) => Failure::App(AppFailure::new(error.message, codec, error.details)),
+                Err(reason) => LocalError::Decode(format!(
+                    "the method failed with an error that can't be read ({reason}): {}",
+                    error.message
+                ))
+                .into(),
+            }),
+            None => match codec {
+                Ok(codec) => Ok(Reply::encoded(codec, reply.data)),
+                Err(reason) => Err(LocalError::Decode(reason).into()),
+            },
         }
     }
 

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::{CallFuture, MethodDescriptor, Retry};
 use crate::address::Address;
-use crate::codec;
+use crate::codec::{self, Codec};
 use crate::envelope::Headers;
 use crate::error::{CallError, Failure, LocalError, NodeError, Status};
 use crate::message::{Message, ServiceError};
@@ -63,6 +63,11 @@ impl Parts {
             .unwrap_or(self.node.config().call_timeout);
         let own = now + timeout;
         scope.deadline.map_or(own, |inherited| inherited.min(own))
+    }
+
+    /// A body in the codec of the node.
+    pub(super) fn encoded(&self, body: Bytes) -> (Codec, Bytes) {
+        (self.node.config().codec, body)
     }
 
     /// The address at the broker.
@@ -195,12 +200,12 @@ impl<T: Message, E: ServiceError> Call<T, E> {
 }
 
 pub(super) fn decode_reply<T: Message, E: ServiceError>(reply: &Reply) -> Result<T, CallError<E>> {
-    codec::decode(&reply.body).map_err(|reason| CallError::Local(LocalError::Decode(reason)))
+    codec::decode(reply.codec, &reply.body).map_err(|reason| CallError::Local(LocalError::Decode(reason)))
 }
 
 pub(super) fn decode_failure<E: ServiceError>(failure: Failure) -> CallError<E> {
     match failure {
-        Failure::App(error) => match codec::decode(&error.details) {
+        Failure::App(error) => match codec::decode(error.codec, &error.details) {
             Ok(app) => CallError::App(app),
             Err(reason) => CallError::Local(LocalError::Decode(format!(
                 "the method failed with an error that is not of the declared type ({reason}): {}",
@@ -270,7 +275,8 @@ impl IntoFuture for Oneway {
             let address = self.parts.address()?;
             let span = tracing::info_span!("commlib.oneway", %address, trace_id = tracing::field::Empty);
             let headers = std::mem::take(&mut self.parts.headers);
-            let invocation = Invocation::new(Kind::Oneway, address, headers, body, deadline);
+            let invocation =
+                Invocation::new(Kind::Oneway, address, headers, self.parts.encoded(body), deadline);
             self.parts
                 .run(invocation, span, &scope)
                 .await

@@ -37,7 +37,7 @@ impl RpcClient {
         Call::of_method(
             self.node.clone(),
             method,
-            codec::encode(request).map_err(LocalError::Encode),
+            codec::encode(self.node.config().codec, request).map_err(LocalError::Encode),
         )
     }
 
@@ -60,7 +60,7 @@ impl RpcClient {
         Call::to_address(
             self.node.clone(),
             address,
-            codec::encode(request).map_err(LocalError::Encode),
+            codec::encode(self.node.config().codec, request).map_err(LocalError::Encode),
         )
     }
 
@@ -69,7 +69,7 @@ impl RpcClient {
         Oneway::new(
             self.node.clone(),
             method,
-            codec::encode(request).map_err(LocalError::Encode),
+            codec::encode(self.node.config().codec, request).map_err(LocalError::Encode),
         )
     }
 }

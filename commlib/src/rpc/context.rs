@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::address::Address;
+use crate::codec::Codec;
 use crate::envelope::Headers;
 use crate::node::Node;
 use crate::runtime::cancel::Cancel;
@@ -19,6 +20,7 @@ pub struct RequestContext {
     pub(crate) deadline: Instant,
     pub(crate) cancel: Arc<Cancel>,
     pub(crate) redelivered: bool,
+    pub(crate) codec: Codec,
 }
 
 impl RequestContext {
@@ -78,6 +80,12 @@ impl RequestContext {
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
         self.redelivered
+    }
+
+    /// How the caller encoded the request; the reply goes back in the same way.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
     }
 
     /// The node that serves the request, to make further calls with.

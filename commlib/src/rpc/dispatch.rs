@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::handling::{Handling, is_inside, refuse};
 use super::pace::{Pace, Waiter};
 use super::{MethodDescriptor, RpcService};
+use crate::codec::{self, Codec};
 use crate::envelope::Meta;
 use crate::error::{Execution, Status, StatusCode};
 use crate::node::Node;
@@ -125,6 +126,13 @@ impl RequestSink for Dispatcher {
                 return refuse(responder, &Status::new(StatusCode::ResourceExhausted, text));
             }
         };
+        let codec = match Codec::of(message.meta.content_type.as_deref()) {
+            Ok(codec) => codec,
+            Err(reason) => {
+                tracing::warn!(address = %method.descriptor.address, reason, "refused a request that can't be read");
+                return refuse(responder, &Status::new(StatusCode::InvalidArgument, reason));
+            }
+        };
         let received = Received::now();
         let deadline = match server.admit(method.descriptor, &message.meta, redelivered, received) {
             Ok(deadline) => deadline,
@@ -137,6 +145,7 @@ impl RequestSink for Dispatcher {
             redelivered,
             has_timeout: message.meta.timeout_ms.is_some(),
             cancel: Arc::new(Cancel::new(message.meta.id.take())),
+            codec,
             responder,
         };
         let waiter = if waited_for {
@@ -238,7 +247,7 @@ impl TopicSink for Dispatcher {
         struct Cancellation {
             id: String,
         }
-        let Ok(Cancellation { id }) = crate::codec::decode(&message.message.data) else {
+        let Ok(Cancellation { id }) = codec::decode(Codec::Json, &message.message.data) else {
             return tracing::debug!("ignored a malformed cancellation");
         };
         let mut waiting = self.server.waiting.lock();

@@ -81,7 +81,13 @@ impl<T: Message, E: ServiceError> CallFuture<T, E> {
         parts.node.check_open()?;
         let mut headers = parts.headers.clone();
         TraceContext::inject(&mut headers, &sent.scope, &span);
-        let invocation = Invocation::new(Kind::Call, address, headers, sent.body.clone(), deadline);
+        let invocation = Invocation::new(
+            Kind::Call,
+            address,
+            headers,
+            parts.encoded(sent.body.clone()),
+            deadline,
+        );
         match InFlight::start(&parts.node, invocation, now) {
             Ok(flight) => Ok(State::InFlight(flight, sent)),
             Err(Stopped::Failed(failure)) => Err(decode_failure(failure)),
@@ -104,7 +110,7 @@ impl<T: Message, E: ServiceError> CallFuture<T, E> {
         } = sent;
         let call = self.call.take();
         let headers = call.parts.headers.clone();
-        let invocation = Invocation::new(Kind::Call, address, headers, body, deadline);
+        let invocation = Invocation::new(Kind::Call, address, headers, call.parts.encoded(body), deadline);
         State::Full(call.run(invocation, span, scope).boxed())
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::dispatch::{Received, Server};
 use super::{HandlerResult, MethodDescriptor, RequestContext};
+use crate::codec::Codec;
 use crate::envelope::{Envelope, Meta};
 use crate::error::{Execution, Failure, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
@@ -32,6 +33,7 @@ pub(super) struct Handling {
     /// Whether the caller said how long it waits.
     pub(super) has_timeout: bool,
     pub(super) cancel: Arc<Cancel>,
+    pub(super) codec: Codec,
     pub(super) responder: Box<dyn Responder>,
 }
 
@@ -170,7 +172,7 @@ impl Handling {
             span.record("trace_id", trace.trace_id());
         }
         let kind = if method.oneway { Kind::Oneway } else { Kind::Call };
-        let invocation = Invocation::new(kind, address.clone(), headers, data, self.deadline);
+        let invocation = Invocation::new(kind, address.clone(), headers, (self.codec, data), self.deadline);
         let future = if server.node.config().server_middleware.is_empty() {
             self.request().call(server, method, invocation)
         } else {
@@ -181,8 +183,7 @@ impl Handling {
             };
             async move {
                 let chain = &ending.server.node.config().server_middleware;
-                let reply = Next::new(chain, &ending).run(invocation).await?;
-                Ok(reply.body)
+                Next::new(chain, &ending).run(invocation).await
             }
             .boxed()
         };
@@ -216,8 +217,8 @@ impl Handling {
                 let text = format!("the handler of `{address}` finished after the deadline");
                 Err(Status::new(StatusCode::DeadlineExceeded, text).into())
             }
-            Ok(body) if body.len() > limit => {
-                let size = body.len();
+            Ok(reply) if reply.body.len() > limit => {
+                let size = reply.body.len();
                 tracing::error!(%address, size, limit, "a reply is over the limit and was not sent");
                 let text = format!("the reply has {size} bytes, over the server's limit of {limit}");
                 Err(Status::new(StatusCode::ResourceExhausted, text)
@@ -240,8 +241,16 @@ impl Handling {
             ..Envelope::default()
         };
         match result {
-            Ok(body) => reply.data = body,
-            Err(failure) => reply.meta.error = Some(wire_error(failure)),
+            Ok(Reply { body, codec, .. }) => {
+                reply.data = body;
+                reply.meta.content_type = codec.said();
+            }
+            Err(failure) => {
+                if let Failure::App(error) = &failure {
+                    reply.meta.content_type = error.codec.said();
+                }
+                reply.meta.error = Some(wire_error(failure));
+            }
         }
         self.responder.reply(reply);
     }
@@ -266,6 +275,7 @@ impl Request {
             headers,
             deadline,
             body,
+            codec,
             ..
         } = invocation;
         let context = RequestContext {
@@ -275,6 +285,7 @@ impl Request {
             deadline,
             cancel: self.cancel,
             redelivered: self.redelivered,
+            codec,
         };
         Arc::clone(&server.service).call(method.name, context, body)
     }
@@ -290,8 +301,7 @@ struct Ending {
 impl End for Ending {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         let request = self.request.clone();
-        let handler = request.call(&self.server, self.method, invocation);
-        async move { handler.await.map(Reply::new) }.boxed()
+        request.call(&self.server, self.method, invocation)
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::address::Address;
-use crate::error::Failure;
+use crate::middleware::Outcome;
 
 pub(crate) use call::without_app;
 pub use call::{Call, Oneway};
@@ -53,14 +53,15 @@ pub struct MethodDescriptor {
 }
 
 /// The encoded reply of a handler, or why there is none.
-pub type HandlerResult = Result<Bytes, Failure>;
+pub type HandlerResult = Outcome;
 
 /// A service behind the wire, without its types: implemented by generated code.
 pub trait RpcService: Send + Sync + 'static {
     /// Name and methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
-    /// Runs the method of this name. The future owns all that it needs, so that it can be moved to a task once it waits.
+    /// Runs the method of this name; the body is in the codec of the context, and the reply has to be.
+    /// The future owns all that it needs, so that it can be moved to a task once it waits.
     fn call(
         self: Arc<Self>,
         method: &str,

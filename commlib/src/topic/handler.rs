@@ -16,6 +16,7 @@ use super::buffer::{Buffer, Item};
 use super::subscription::{ATTEMPTS, local, start, too_often};
 use super::{TopicDescriptor, TopicService};
 use crate::address::Address;
+use crate::codec::Codec;
 use crate::envelope::Headers;
 use crate::error::{Execution, Failure, NodeError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
@@ -34,6 +35,7 @@ pub struct MessageContext {
     headers: Headers,
     timestamp: Option<u64>,
     attempt: u32,
+    codec: Codec,
 }
 
 impl MessageContext {
@@ -66,6 +68,12 @@ impl MessageContext {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// How the publisher encoded the message.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
     }
 
     /// The node that handles the message, to make calls with.
@@ -315,6 +323,13 @@ impl Worker {
                 Verdict::Dead("its address is none of the topic".to_owned()),
             );
         };
+        let codec = match Codec::of(message.meta.content_type.as_deref()) {
+            Ok(codec) => codec,
+            Err(reason) => {
+                tracing::warn!(topic = address, reason, "a topic message was not handled");
+                return self.settle(tracked, Verdict::Dead(reason));
+            }
+        };
         let trace = TraceContext::from_headers(&message.meta.headers);
         let span = tracing::info_span!("commlib.handle", address = %topic, trace_id = tracing::field::Empty);
         if let Some(trace) = &trace {
@@ -322,7 +337,13 @@ impl Worker {
         }
         // A message has no deadline; its handler's calls have their own.
         let deadline = Instant::now() + self.node.config().call_timeout;
-        let invocation = Invocation::new(Kind::Publish, topic, message.meta.headers, message.data, deadline);
+        let invocation = Invocation::new(
+            Kind::Publish,
+            topic,
+            message.meta.headers,
+            (codec, message.data),
+            deadline,
+        );
         let end = Handling {
             worker: self,
             levels,
@@ -411,6 +432,7 @@ impl End for Handling<'_> {
                 headers: invocation.headers,
                 timestamp: self.timestamp,
                 attempt: self.attempt,
+                codec: invocation.codec,
             };
             let name = self.worker.topic.name;
             let handled: Result<(), Failure> = self

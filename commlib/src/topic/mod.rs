@@ -80,7 +80,7 @@ pub trait TopicService: Send + Sync + 'static {
     /// Prefix and topics.
     fn descriptor(&self) -> &'static TopicsDescriptor;
 
-    /// Runs the handler of the topic of this name. `levels` are the captured ones in the order of the template.
+    /// Runs the handler of the topic of this name; the body is in the codec of the context. `levels` are the captured ones in the order of the template.
     fn handle<'a>(
         &'a self,
         topic: &'a str,

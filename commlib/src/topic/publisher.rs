@@ -42,7 +42,7 @@ impl TopicPublisher {
         message: &M,
     ) -> Publish {
         let address = fill(topic, captures);
-        let body = codec::encode(message).map_err(LocalError::Encode);
+        let body = codec::encode(self.node.config().codec, message).map_err(LocalError::Encode);
         Publish {
             node: self.node.clone(),
             topic,
@@ -126,7 +126,7 @@ impl Publish {
         let mut headers = self.headers;
         TraceContext::inject(&mut headers, &scope, &span);
         let deadline = Instant::now() + self.timeout.unwrap_or(config.operation_timeout);
-        let invocation = Invocation::new(Kind::Publish, address, headers, body, deadline);
+        let invocation = Invocation::new(Kind::Publish, address, headers, (config.codec, body), deadline);
         let end = Sending::publishing(&self.node, options);
         let outcome = Next::new(&config.client_middleware, &end)
             .run(invocation)

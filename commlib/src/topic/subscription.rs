@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::buffer::{Buffer, Item};
 use super::{Captures, TopicDescriptor};
 use crate::address::{Address, Pattern};
-use crate::codec;
+use crate::codec::{self, Codec};
 use crate::envelope::Headers;
 use crate::error::NodeError;
 use crate::message::{CaptureError, Message};
@@ -386,7 +386,10 @@ fn decode<M: Message, C: Captures>(
             .and_then(|topic| topic.template.extract(&address))
             .unwrap_or_default();
         let captures = C::from_levels(&levels).map_err(|error| error.to_string())?;
-        Ok((codec::decode(&message.data)?, captures))
+        Ok((
+            codec::decode(Codec::of(message.meta.content_type.as_deref())?, &message.data)?,
+            captures,
+        ))
     };
     match read() {
         Ok((body, captures)) => Ok(Received {

@@ -106,8 +106,10 @@ pub struct DeadLetter {
     pub reason: String,
     /// How often it was delivered.
     pub attempts: u32,
-    /// The body as it came. JSON unless it could not be read.
+    /// The body as it came.
     pub body: Bytes,
+    /// The content type of the body; JSON, where it could be read, if nothing is said.
+    pub content_type: Option<String>,
     /// The headers of the message. Untrusted text.
     pub headers: Headers,
     /// When it was published by the publisher's clock, in µs since 1970 UTC, if it said so.

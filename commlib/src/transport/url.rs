@@ -57,9 +57,9 @@ impl Scheme {
 
     const fn settings(self) -> &'static [&'static str] {
         match self {
-            Self::Memory => &[],
-            Self::Redis | Self::Rediss | Self::RedisUnix => &["dialect"],
-            Self::Amqp | Self::Amqps => &["dialect", "reply", "heartbeat"],
+            Self::Memory => &["codec"],
+            Self::Redis | Self::Rediss | Self::RedisUnix => &["codec", "dialect"],
+            Self::Amqp | Self::Amqps => &["codec", "dialect", "reply", "heartbeat"],
         }
     }
 }
@@ -92,7 +92,8 @@ impl fmt::Debug for Secret {
 /// | `amqp://[user[:password]@]host[:port][/vhost]` | RabbitMQ, port 5672, virtual host `/`, user and password `guest` |
 /// | `amqps://…` | the same over TLS, port 5671 |
 ///
-/// User, password and virtual host are percent-decoded. Settings after `?`: `dialect=commlib-py` for clients and
+/// User, password and virtual host are percent-decoded. Settings after `?`: `codec=msgpack` for clients and publishers
+/// that write MessagePack ([`NodeBuilder::codec`](crate::NodeBuilder::codec)); `dialect=commlib-py` for clients and
 /// publishers whose peers run commlib-py; on AMQP `reply=queue` for a reply queue in place of Direct Reply-to and
 /// `heartbeat=SECONDS`. Unknown settings and fragments are errors. `Debug` and errors never show the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,6 +196,7 @@ impl BrokerUrl {
         }
         let fine = match name {
             "dialect" => matches!(value, "native" | "commlib-py"),
+            "codec" => matches!(value, "json" | "msgpack"),
             "reply" => matches!(value, "direct" | "queue"),
             "heartbeat" => value.parse::<u16>().is_ok_and(|seconds| seconds > 0),
             _ => value.parse::<i64>().is_ok_and(|db| db >= 0),
@@ -202,6 +204,7 @@ impl BrokerUrl {
         if !fine {
             let wanted = match name {
                 "dialect" => "`native` or `commlib-py`",
+                "codec" => "`json` or `msgpack`",
                 "reply" => "`direct` or `queue`",
                 "heartbeat" => "a number of seconds from 1 to 65535",
                 _ => "the number of a database",

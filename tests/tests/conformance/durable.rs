@@ -81,6 +81,21 @@ impl Orders for Desk {
     }
 }
 
+/// A handler that fails whatever it gets.
+pub struct Refusing {
+    /// What it got.
+    pub handled: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Orders for Refusing {
+    async fn placed(&self, _ctx: &MessageContext, order: Reading) -> Result<(), Refused> {
+        self.handled.lock().push(order.seq);
+        Err(Refused("never".to_owned()))
+    }
+
+    async fn moved(&self, _shelf: String, _row: u8, _order: Reading) {}
+}
+
 fn serve(node: &Node, desk: &Desk) -> ServeTopics {
     node.serve(OrdersHandler::new(desk.clone()))
         .group("clerks")

@@ -8,6 +8,7 @@
 mod bad_input;
 mod calls;
 mod clauses;
+mod codecs;
 mod contract;
 mod durable;
 mod outages;
@@ -87,6 +88,15 @@ on_every_transport! {
             captures_of_durable_topics_select
             listeners_without_a_group_hear_durable_topics
             a_durable_topic_needs_a_group
+        }
+        codecs {
+            a_server_answers_in_the_codec_of_the_call
+            a_server_of_message_pack_answers_json_in_json
+            subscribers_read_every_codec
+            a_dead_letter_keeps_its_codec
+            an_unknown_content_type_is_refused
+            bad_message_pack_is_an_invalid_argument
+            message_pack_over_the_servers_limit_is_refused
         }
         clauses {
             c01_exactly_one_consumer_gets_a_message

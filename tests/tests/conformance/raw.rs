@@ -78,6 +78,19 @@ impl Raw {
         }
     }
 
+    /// Publishes a native message with a body of a content type.
+    pub async fn publish_as(&self, topic: &str, content_type: &str, body: &[u8]) {
+        match self {
+            Self::Memory(_) | Self::Redis { .. } => {
+                self.publish(topic, &envelope_as(body, content_type, None)).await;
+            }
+            Self::Amqp { channel, .. } => {
+                let properties = BasicProperties::default().with_content_type(content_type.into());
+                amqp_publish(channel, "amq.topic", topic, body, properties).await;
+            }
+        }
+    }
+
     /// Publishes bytes to a topic.
     pub async fn publish(&self, topic: &str, item: &[u8]) {
         match self {
@@ -113,11 +126,27 @@ impl Raw {
 
     /// Sends a native request with these bytes as its body and waits for the answer.
     pub async fn call(&self, address: &str, body: &[u8]) -> Answer {
-        let answer = self.try_call(address, body, SOON).await;
+        let answer = self.try_call(address, None, body, SOON).await;
         answer.unwrap_or_else(|| panic!("{address} did not answer within {SOON:?}"))
     }
 
-    async fn try_call(&self, address: &str, body: &[u8], limit: Duration) -> Option<Answer> {
+    /// The same with a body of a content type. The answer has to be in JSON.
+    pub async fn call_as(&self, address: &str, content_type: &str, body: &[u8]) -> Answer {
+        let answer = self.try_call(address, Some(content_type), body, SOON).await;
+        answer.unwrap_or_else(|| panic!("{address} did not answer within {SOON:?}"))
+    }
+
+    async fn try_call(
+        &self,
+        address: &str,
+        content_type: Option<&str>,
+        body: &[u8],
+        limit: Duration,
+    ) -> Option<Answer> {
+        let item = |reply_to: &str| match content_type {
+            None => envelope(body, reply_to, 10_000),
+            Some(content_type) => envelope_as(body, content_type, Some(reply_to)),
+        };
         let id: String = (0..24)
             .map(|_| char::from(rand::random_range(b'a'..=b'z')))
             .collect();
@@ -125,12 +154,12 @@ impl Raw {
         match self {
             Self::Memory(bus) => {
                 let mut replies = bus.listen_raw(&reply_to);
-                self.push(address, &envelope(body, &reply_to, 10_000)).await;
+                self.push(address, &item(&reply_to)).await;
                 let reply = tokio::time::timeout(limit, replies.recv()).await.ok()??;
                 Some(answer(&reply))
             }
             Self::Redis { port } => {
-                self.push(address, &envelope(body, &reply_to, 10_000)).await;
+                self.push(address, &item(&reply_to)).await;
                 let mut client = RespClient::connect(*port).await;
                 let reply = client
                     .command(&["BLPOP", &reply_to, &limit.as_secs().to_string()])
@@ -153,8 +182,11 @@ impl Raw {
                     )
                     .await
                     .expect("Direct Reply-to");
-                self.request_to(address, body, "amq.rabbitmq.reply-to", 10_000)
-                    .await;
+                let mut properties = amqp_properties("amq.rabbitmq.reply-to", 10_000).expect("it fits");
+                if let Some(content_type) = content_type {
+                    properties = properties.with_content_type(content_type.into());
+                }
+                amqp_publish(channel, "", address, body, properties).await;
                 let delivery = tokio::time::timeout(limit, replies.next())
                     .await
                     .ok()??
@@ -230,6 +262,32 @@ fn envelope(body: &[u8], reply_to: &str, timeout_ms: u64) -> Vec<u8> {
     item.extend_from_slice(b",\"data\":");
     item.extend_from_slice(body);
     item.push(b'}');
+    item
+}
+
+/// The envelope of MessagePack, which holds bodies of any content type.
+fn envelope_as(body: &[u8], content_type: &str, reply_to: Option<&str>) -> Vec<u8> {
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.extend([0xd9, u8::try_from(text.len()).expect("a short text")]);
+        out.extend_from_slice(text.as_bytes());
+    };
+    let mut item = vec![0x82];
+    text(&mut item, "data");
+    item.push(0xc6);
+    item.extend(u32::try_from(body.len()).expect("a short body").to_be_bytes());
+    item.extend_from_slice(body);
+    text(&mut item, "meta");
+    item.push(if reply_to.is_some() { 0x83 } else { 0x82 });
+    text(&mut item, "id");
+    text(&mut item, "raw-1");
+    text(&mut item, "properties");
+    item.push(0x81);
+    text(&mut item, "content_type");
+    text(&mut item, content_type);
+    if let Some(reply_to) = reply_to {
+        text(&mut item, "reply_to");
+        text(&mut item, reply_to);
+    }
     item
 }
 

@@ -295,7 +295,9 @@ const _: () = {
             match method {
                 "add" => {
                     ::std::boxed::Box::pin(async move {
+                        let codec = ctx.codec();
                         let __Request_add { a, b } = match __Gate_add::decode_object(
+                            codec,
                             &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
@@ -304,12 +306,14 @@ const _: () = {
                             }
                         };
                         let reply = <__S as Calculator>::add(&self.service, a, b).await;
-                        __Gate_add::encode_reply(&reply)
+                        __Gate_add::encode_reply(codec, &reply)
                     })
                 }
                 "div" => {
                     ::std::boxed::Box::pin(async move {
+                        let codec = ctx.codec();
                         let __Request_div { a, b } = match __Gate_div::decode_object(
+                            codec,
                             &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
@@ -319,12 +323,14 @@ const _: () = {
                         };
                         let reply = <__S as Calculator>::div(&self.service, &ctx, a, b)
                             .await;
-                        __Gate_div::encode_result(&reply)
+                        __Gate_div::encode_result(codec, &reply)
                     })
                 }
                 "reset" => {
                     ::std::boxed::Box::pin(async move {
+                        let codec = ctx.codec();
                         let __Request_reset {} = match __Gate_reset::decode_object(
+                            codec,
                             &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
@@ -333,7 +339,7 @@ const _: () = {
                             }
                         };
                         let reply = <__S as Calculator>::reset(&self.service).await;
-                        __Gate_reset::encode_reply(&reply)
+                        __Gate_reset::encode_reply(codec, &reply)
                     })
                 }
                 _ => ::commlib::__private::unknown_method(method),

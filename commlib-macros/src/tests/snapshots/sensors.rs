@@ -251,7 +251,7 @@ const _: () = {
                                 return ::core::result::Result::Err(failure);
                             }
                         };
-                        let reading = match __Gate_sonar::decode(body) {
+                        let reading = match __Gate_sonar::decode(ctx.codec(), body) {
                             ::core::result::Result::Ok(value) => value,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);
@@ -264,7 +264,7 @@ const _: () = {
                 }
                 "bumper" => {
                     ::std::boxed::Box::pin(async move {
-                        let hit = match __Gate_bumper::decode(body) {
+                        let hit = match __Gate_bumper::decode(ctx.codec(), body) {
                             ::core::result::Result::Ok(value) => value,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);

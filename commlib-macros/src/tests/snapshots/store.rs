@@ -263,20 +263,23 @@ const _: () = {
             match method {
                 "put-it" => {
                     ::std::boxed::Box::pin(async move {
-                        let item = match __Gate_put::decode(&body) {
+                        let codec = ctx.codec();
+                        let item = match __Gate_put::decode(codec, &body) {
                             ::core::result::Result::Ok(request) => request,
                             ::core::result::Result::Err(failure) => {
                                 return ::core::result::Result::Err(failure);
                             }
                         };
                         let reply = <__S as Store>::put(&self.service, item).await;
-                        __Gate_put::encode_reply(&reply)
+                        __Gate_put::encode_reply(codec, &reply)
                     })
                 }
                 #[cfg(feature = "search")]
                 "match" => {
                     ::std::boxed::Box::pin(async move {
+                        let codec = ctx.codec();
                         let __Request_match { r#type, limit, order_by } = match __Gate_match::decode_object(
+                            codec,
                             &body,
                         ) {
                             ::core::result::Result::Ok(request) => request,
@@ -291,7 +294,7 @@ const _: () = {
                                 order_by,
                             )
                             .await;
-                        __Gate_match::encode_reply(&reply)
+                        __Gate_match::encode_reply(codec, &reply)
                     })
                 }
                 _ => crate::reexports::messaging::__private::unknown_method(method),

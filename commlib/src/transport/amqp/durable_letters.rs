@@ -164,6 +164,7 @@ fn describe(message: Message) -> DeadLetter {
         reason: properties::text_header(&properties, REASON).unwrap_or_default(),
         attempts,
         body: read.data,
+        content_type: read.meta.content_type,
         headers: read.meta.headers,
         timestamp: read.meta.timestamp,
         died: properties::number_header(&properties, TIME),

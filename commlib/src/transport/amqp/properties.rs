@@ -9,6 +9,7 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use crate::codec::Codec;
 use crate::envelope::{Dialect, Envelope, JSON, Malformed, Meta, WireError, commlib_py, native};
 use crate::error::{Execution, StatusCode};
 use crate::transport::{ReplyRoute, Taken, TransportError, TransportErrorKind};
@@ -170,9 +171,12 @@ fn base(meta: &Meta) -> Result<BasicProperties, TransportError> {
 }
 
 fn base_of(content_type: &str, meta: &Meta) -> BasicProperties {
-    let properties = BasicProperties::default()
-        .with_content_type(name(content_type))
-        .with_content_encoding(name("utf8"));
+    let properties = BasicProperties::default().with_content_type(name(content_type));
+    let properties = if meta.content_type.is_none() {
+        properties.with_content_encoding(name("utf8"))
+    } else {
+        properties
+    };
     match meta.timestamp {
         Some(timestamp) => properties.with_timestamp(timestamp / 1_000_000),
         None => properties,
@@ -247,7 +251,7 @@ pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: 
     if body.len() > max_body {
         return (Taken::TooLarge { size: body.len() }, question);
     }
-    if ours {
+    if ours || (question.dialect == Dialect::Native && says_not_json(properties)) {
         return (Taken::Message(bare(properties, body)), question);
     }
     let taken = match native::decode(&body) {
@@ -291,10 +295,18 @@ pub(super) fn read_reply(properties: &BasicProperties, body: Bytes) -> Option<(S
 
 /// Reads a topic message.
 pub(super) fn read_topic(properties: &BasicProperties, body: Bytes) -> Result<Envelope, Malformed> {
-    if !is_ours(properties) && !is_json(&body) {
+    if !is_ours(properties) && !says_not_json(properties) && !is_json(&body) {
         return Err(Malformed::new("the body is not JSON"));
     }
     Ok(bare(properties, body))
+}
+
+/// Whether the body is of a content type that is not JSON, so that there is nothing to look for in it.
+fn says_not_json(properties: &BasicProperties) -> bool {
+    properties
+        .content_type()
+        .as_ref()
+        .is_some_and(|name| Codec::from_content_type(name.as_str()) != Some(Codec::Json))
 }
 
 fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {

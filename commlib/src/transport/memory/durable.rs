@@ -195,6 +195,7 @@ impl Letter {
             reason: self.reason.clone(),
             attempts: self.item.deliveries,
             body: self.item.message.data.clone(),
+            content_type: self.item.message.meta.content_type.clone(),
             headers: self.item.message.meta.headers.clone(),
             timestamp: self.item.message.meta.timestamp,
             died: Some(self.died),

@@ -3,12 +3,18 @@
 use serde_json::value::RawValue;
 
 use super::resp::Skipped;
-use crate::envelope::Malformed;
+use crate::envelope::{Malformed, msgpack};
 
-/// What the `meta` at the end of a native message, or the `header` at the start of one of commlib-py, says of the way back.
+/// What the `meta` of a native message, at its end in JSON and at its start in MessagePack, or the `header` at the start of one of commlib-py, says of the way back.
 /// An ambiguous message misleads its own sender at most: reply addresses are checked wherever they come from.
 pub(super) fn route(skipped: &Skipped) -> Malformed {
     let mut found = Malformed::new(format!("it has {} bytes, which is over the limit", skipped.size));
+    if msgpack::is_message(&skipped.head) {
+        return Malformed {
+            reason: found.reason,
+            ..msgpack::route(&skipped.head)
+        };
+    }
     let route = last(&skipped.tail, b"\"meta\":").or_else(|| first(&skipped.head, b"\"header\":"));
     if let Some(route) = route {
         found.reply_to = route.reply_to.filter(|reply_to| !reply_to.is_empty());
@@ -67,8 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_way_back_in_both_forms() {
+    fn finds_the_way_back_in_every_form() {
         let route = route(&skipped(&native::encode(&message(), Some("list"))));
+        assert_eq!(route.reply_to.as_deref(), Some("list"));
+        assert_eq!(route.correlation_id.as_deref(), Some("the-id"));
+        let mut binary = message();
+        binary.meta.content_type = Some("application/msgpack".into());
+        let route = super::route(&skipped(&native::encode(&binary, Some("list"))));
         assert_eq!(route.reply_to.as_deref(), Some("list"));
         assert_eq!(route.correlation_id.as_deref(), Some("the-id"));
         let route = super::route(&skipped(&commlib_py::encode_request(&message(), "rpc-1")));

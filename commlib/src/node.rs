@@ -5,11 +5,12 @@ mod flight;
 mod sending;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
@@ -247,12 +248,24 @@ impl Node {
     }
 
     /// Runs an operation that is refused while there is no connection, until the deadline.
-    pub(crate) async fn when_connected<T, F>(&self, deadline: Instant, mut operation: F) -> Result<T, Status>
+    pub(crate) async fn when_connected<T, F, O>(
+        &self,
+        deadline: Instant,
+        mut operation: F,
+    ) -> Result<T, Status>
     where
-        F: FnMut() -> BoxFuture<'static, Result<T, TransportError>>,
+        F: FnMut() -> O,
+        O: Future<Output = Result<T, TransportError>>,
     {
         loop {
-            match tokio::time::timeout_at(deadline, operation()).await {
+            let mut operation = pin!(operation());
+            // What is done at once, as on the in-process bus, needs no timer.
+            let first = std::future::poll_fn(|cx| Poll::Ready(operation.as_mut().poll(cx))).await;
+            let done = match first {
+                Poll::Ready(result) => Ok(result),
+                Poll::Pending => tokio::time::timeout_at(deadline, operation).await,
+            };
+            match done {
                 Ok(Err(error)) if is_unsent(&error) => self.connected(deadline).await?,
                 Ok(result) => return result.map_err(Status::from),
                 Err(_) => {

@@ -14,7 +14,7 @@ use crate::address::Address;
 use crate::codec::Codec;
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCode};
-use crate::middleware::{End, Invocation, Kind, Outcome, Reply, check_headers};
+use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, check_headers};
 use crate::runtime::{id, now_micros};
 use crate::transport::{PublishOptions, Request};
 
@@ -105,8 +105,7 @@ impl Node {
                     message: message.clone(),
                     time_to_live,
                 };
-                let transport = Arc::clone(&self.inner.transport);
-                async move { transport.send(request).await }.boxed()
+                self.inner.transport.send(request)
             })
             .await?;
         Ok(Reply::accepted(accepted))
@@ -118,9 +117,8 @@ impl Node {
         let message = self.envelope(id::random(), invocation, Instant::now())?;
         let accepted = self
             .when_connected(deadline, || {
-                let transport = Arc::clone(&self.inner.transport);
                 let (address, message, options) = (address.clone(), message.clone(), options.clone());
-                async move { transport.publish(address, message, options).await }.boxed()
+                self.inner.transport.publish(address, message, options)
             })
             .await?;
         Ok(Reply::accepted(accepted))
@@ -190,6 +188,15 @@ impl<'a> Sending<'a> {
     /// For messages of topics.
     pub(crate) fn publishing(node: &'a Node, options: PublishOptions) -> Self {
         Self { node, options }
+    }
+
+    /// Publishes through the middleware.
+    pub(crate) async fn publish(&self, invocation: Invocation) -> Outcome {
+        let chain = &self.node.config().client_middleware;
+        if chain.is_empty() {
+            return self.node.publish(invocation, &self.options).await;
+        }
+        Next::new(chain, self).run(invocation).await
     }
 }
 

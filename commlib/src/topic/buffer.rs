@@ -109,6 +109,10 @@ impl TopicSink for Buffer {
         });
     }
 
+    fn is_behind(&self) -> bool {
+        self.state.lock().items.len() > self.limit / 2
+    }
+
     fn gap(&self) {
         self.change(|state| state.gap = Some(state.items.len()));
     }

@@ -135,7 +135,7 @@ impl ServeTopics {
             service,
             group: None,
             concurrency: 1,
-            buffer: 256,
+            buffer: 4096,
             live: false,
             retries: Retries {
                 attempts: ATTEMPTS,
@@ -163,7 +163,7 @@ impl ServeTopics {
         self
     }
 
-    /// How many messages of one topic wait for the handler before the oldest are dropped, at least 1. Default 256.
+    /// How many messages of one topic wait for the handler before the oldest are dropped, at least 1. Default 4096.
     pub fn buffer(mut self, messages: usize) -> Self {
         self.buffer = messages.max(1);
         self

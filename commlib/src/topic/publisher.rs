@@ -15,7 +15,7 @@ use crate::codec;
 use crate::envelope::Headers;
 use crate::error::{LocalError, NodeError};
 use crate::message::{CaptureError, Message};
-use crate::middleware::{Invocation, Kind, Next};
+use crate::middleware::{Invocation, Kind};
 use crate::node::{Node, Sending};
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
@@ -127,11 +127,8 @@ impl Publish {
         TraceContext::inject(&mut headers, &scope, &span);
         let deadline = Instant::now() + self.timeout.unwrap_or(config.operation_timeout);
         let invocation = Invocation::new(Kind::Publish, address, headers, (config.codec, body), deadline);
-        let end = Sending::publishing(&self.node, options);
-        let outcome = Next::new(&config.client_middleware, &end)
-            .run(invocation)
-            .instrument(span)
-            .await;
+        let sending = Sending::publishing(&self.node, options);
+        let outcome = sending.publish(invocation).instrument(span).await;
         outcome
             .map(|reply| reply.accepted.unwrap_or_default())
             .map_err(crate::rpc::without_app)

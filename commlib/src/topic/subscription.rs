@@ -114,14 +114,15 @@ impl<M, C> Subscribe<M, C> {
             node,
             topic,
             pattern,
-            buffer: 256,
+            buffer: 4096,
             group: None,
             attempts: ATTEMPTS,
             message: PhantomData,
         }
     }
 
-    /// How many messages wait for a slow reader before the oldest are dropped, at least 1. Default 256.
+    /// How many messages wait for a slow reader before the oldest are dropped, at least 1. Default 4096: what a
+    /// fast publisher sends in some 20 ms.
     pub fn buffer(mut self, messages: usize) -> Self {
         self.buffer = messages.max(1);
         self

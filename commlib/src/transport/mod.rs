@@ -319,6 +319,11 @@ pub trait TopicSink: Send + Sync + 'static {
     /// One message.
     fn message(&self, message: TopicMessage);
 
+    /// Whether so many messages wait here that one who can do so should let the reader catch up.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Messages were or may have been missed: the connection was away.
     fn gap(&self);
 

@@ -60,6 +60,7 @@ impl Bus {
     pub fn publish_raw(self: &Arc<Self>, address: &str, bytes: impl Into<Bytes>) -> u64 {
         self.topics
             .broadcast(address, native::decode_topic(&bytes.into()))
+            .receivers
     }
 
     /// Opens a reply address and returns what is written to it.

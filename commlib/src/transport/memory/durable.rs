@@ -120,7 +120,7 @@ impl Bus {
             } else {
                 Durability::None
             },
-            receivers: Some(self.topics.broadcast(address, Ok(message)) + count),
+            receivers: Some(self.topics.broadcast(address, Ok(message)).receivers + count),
             ..Accepted::default()
         })
     }

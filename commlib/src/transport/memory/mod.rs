@@ -133,9 +133,11 @@ impl Transport for Memory {
             if options.durable.is_some() {
                 return self.bus.publish_durable(address.as_str(), message);
             }
+            let broadcast = self.bus.topics.broadcast(address.as_str(), Ok(message));
+            broadcast.pace().await;
             Ok(Accepted {
                 durability: Durability::None,
-                receivers: Some(self.bus.topics.broadcast(address.as_str(), Ok(message))),
+                receivers: Some(broadcast.receivers),
                 ..Accepted::default()
             })
         }

@@ -19,6 +19,23 @@ type Subscribers = Arc<[Arc<Subscriber>]>;
 /// A message, or why it is none.
 type Decoded = Result<Envelope, Malformed>;
 
+/// Who got a message.
+pub(super) struct Broadcast {
+    /// How many subscriptions and groups.
+    pub(super) receivers: u64,
+    /// Whether a reader should be let catch up.
+    is_behind: bool,
+}
+
+impl Broadcast {
+    /// Lets readers that are behind run, once: nobody waits for those that stand still.
+    pub(super) async fn pace(&self) {
+        if self.is_behind {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Who listens.
 #[derive(Default)]
 pub(super) struct Topics {
@@ -116,12 +133,13 @@ impl Topics {
         });
     }
 
-    /// Gives a message to all that listen; how many subscriptions and groups those are.
-    pub(super) fn broadcast(&self, address: &str, message: Decoded) -> u64 {
+    /// Gives a message to all that listen.
+    pub(super) fn broadcast(&self, address: &str, message: Decoded) -> Broadcast {
         let listeners = self.listeners.read();
         let literal = listeners.by_address.get(address).cloned().unwrap_or_default();
         let wild = Arc::clone(&listeners.wild);
         let mut receivers = 0;
+        let mut is_behind = false;
         for group in listeners
             .groups
             .values()
@@ -137,6 +155,7 @@ impl Topics {
         let mut last: Option<&Arc<Subscriber>> = None;
         for subscriber in literal.iter().chain(matching) {
             receivers += 1;
+            is_behind |= subscriber.sink.is_behind();
             if let Some(before) = last.replace(subscriber) {
                 before.deliver(address, message.clone(), None);
             }
@@ -144,7 +163,7 @@ impl Topics {
         if let Some(last) = last {
             last.deliver(address, message, None);
         }
-        receivers
+        Broadcast { receivers, is_behind }
     }
 }
 

@@ -47,10 +47,14 @@ impl Clock {
         meta.timestamp = meta.timestamp.map(|time| self.to_local(time));
     }
 
+    /// The time now, in the broker's terms.
+    pub(super) fn now(&self) -> u64 {
+        self.to_broker(u64::try_from(local_micros()).unwrap_or(0))
+    }
+
     /// How long ago a time of the broker is; nothing if it is to come.
     pub(super) fn since(&self, broker: u64) -> Duration {
-        let now = self.to_broker(u64::try_from(local_micros()).unwrap_or(0));
-        Duration::from_micros(now.saturating_sub(broker))
+        Duration::from_micros(self.now().saturating_sub(broker))
     }
 }
 

@@ -82,6 +82,8 @@ pub(super) struct Member {
     pub(super) group: String,
     /// Names this member.
     pub(super) name: String,
+    /// When it began to listen, in µs of the broker's clock: what was claimed before it never saw.
+    pub(super) joined: u64,
     pub(super) permits: Arc<Semaphore>,
     pub(super) queue: mpsc::Receiver<Candidate>,
     pub(super) stop: CancellationToken,
@@ -161,7 +163,11 @@ impl Member {
             Identity::Look(look) => Job::Call(Call {
                 script: Script::Claim,
                 keys: vec![format!("commlib:claim:{}:{look:032x}", self.group)],
-                arguments: vec![self.name.clone().into(), CLAIM_MS.into()],
+                arguments: vec![
+                    self.name.clone().into(),
+                    CLAIM_MS.into(),
+                    self.joined.to_string().into(),
+                ],
                 what,
                 done: Some(done),
             }),

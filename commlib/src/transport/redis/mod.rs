@@ -288,6 +288,7 @@ impl RedisTransport {
                     handle: Arc::clone(&self.handle),
                     group: group.name,
                     name: format!("{}.{number}", self.options.node_id),
+                    joined: self.handle.clock.now(),
                     permits: group.permits,
                     queue,
                     stop: stop.clone(),

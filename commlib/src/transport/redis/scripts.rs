@@ -20,8 +20,8 @@ pub(super) enum Script {
     Presence,
     /// KEYS lists; ARGV most items. Takes items, each after the number of its list. A key of another type counts as empty.
     Drain,
-    /// KEYS claim of a group on messages that look the same; ARGV member, time to live in ms. Returns 1 if the
-    /// member's next one of these messages is its own.
+    /// KEYS claim of a group on messages that look the same; ARGV member, time to live in ms, when the member
+    /// joined (µs, broker's clock). Returns 1 if the member's next one of these messages is its own.
     Claim,
     /// KEYS list; ARGV items. Takes back items that nobody has taken yet; of each, whether it was there.
     Withdraw,
@@ -86,7 +86,9 @@ end
 return out",
     "local mine = redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
 local done = tonumber(redis.call('HGET', KEYS[1], '') or '0')
-if mine == 1 and done > 0 then
+local time = redis.call('TIME')
+redis.call('HSETNX', KEYS[1], '@', string.format('%.0f', time[1] * 1000000 + time[2]))
+if mine == 1 and done > 0 and tonumber(ARGV[3]) > tonumber(redis.call('HGET', KEYS[1], '@')) then
   redis.call('HSET', KEYS[1], ARGV[1], done)
   mine = done
 end

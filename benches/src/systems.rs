@@ -77,6 +77,11 @@ pub(crate) const SYSTEMS: &[System] = &[
         "commlib, memory://, default settings",
     ),
     system(
+        "commlib.memory.msgpack",
+        Broker::None,
+        "commlib, memory://, bodies as MessagePack",
+    ),
+    system(
         "floor.json.spawn",
         Broker::None,
         "tokio mpsc and oneshot, JSON both ways, a task per request",
@@ -85,6 +90,11 @@ pub(crate) const SYSTEMS: &[System] = &[
         "commlib.redis",
         Broker::Redis,
         "commlib, redis://, default settings",
+    ),
+    system(
+        "commlib.redis.msgpack",
+        Broker::Redis,
+        "commlib, redis://, bodies as MessagePack",
     ),
     system(
         "commlib.redis.perlist",
@@ -110,6 +120,11 @@ pub(crate) const SYSTEMS: &[System] = &[
         "commlib.amqp",
         Broker::RabbitMq,
         "commlib, amqp://, default settings: acknowledged",
+    ),
+    system(
+        "commlib.amqp.msgpack",
+        Broker::RabbitMq,
+        "commlib, amqp://, acknowledged, bodies as MessagePack",
     ),
     system(
         "lapin.noack",
@@ -355,9 +370,12 @@ pub(crate) fn find(name: &str) -> anyhow::Result<System> {
 pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Result<()> {
     let style = |ack, spawn| Style { ack, spawn };
     match name {
-        "commlib.redis" | "commlib.redis.perlist" | "commlib.amqp" | "commlib.amqp.noack" => {
-            rpc::ours::serve(url, variant.servers, name.ends_with(".noack")).await
-        }
+        "commlib.redis"
+        | "commlib.redis.msgpack"
+        | "commlib.redis.perlist"
+        | "commlib.amqp"
+        | "commlib.amqp.msgpack"
+        | "commlib.amqp.noack" => rpc::ours::serve(url, variant.servers, name.ends_with(".noack")).await,
         "redis.seed" => rpc::redis_naive::serve(url).await,
         "redis.opt" | "redis.interop" => rpc::redis_batched::serve(url).await,
         "lapin.noack" => rpc::lapin::serve(url, style(false, false)).await,
@@ -381,8 +399,12 @@ pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Re
 pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Result<()> {
     match name {
         "commlib.memory" => rpc::ours::drive("memory://bench", variant.clients).await,
+        "commlib.memory.msgpack" => rpc::ours::drive("memory://bench?codec=msgpack", variant.clients).await,
         "commlib.redis" | "commlib.amqp" | "commlib.amqp.noack" => {
             rpc::ours::drive(url, variant.clients).await
+        }
+        "commlib.redis.msgpack" | "commlib.amqp.msgpack" => {
+            rpc::ours::drive(&format!("{url}?codec=msgpack"), variant.clients).await
         }
         "commlib.redis.perlist" => rpc::redis_naive::drive(url, Caller::CommlibPy).await,
         "redis.seed" => rpc::redis_naive::drive(url, Caller::Naive).await,

@@ -1,5 +1,5 @@
 //! The native envelope, `{"data": …, "meta": {…}}`: written by hand into one buffer, read borrowed. Bodies that are no
-//! JSON travel in its form of MessagePack ([`msgpack`]).
+//! JSON travel in its form of MessagePack.
 //!
 //! `data` is never parsed here: reading finds where it begins and ends and shares those bytes.
 

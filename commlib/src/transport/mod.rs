@@ -10,8 +10,10 @@
 //! 3. **Group.** Of the subscriptions of one group name, exactly one gets a message.
 //! 4. **Inbox.** A reply reaches the node that sent the request, with the request's id.
 //! 5. **Accepted.** A resolved send or publish means that the broker has it; [`Accepted`] says what else it means.
-//! 6. **Permit first.** A message is taken from a work queue or a group only while a permit of the consumer's
-//!    semaphore is held for it; the permit is released when the reply is at the broker.
+//! 6. **Permit first.** A message of a work queue or a group is delivered only while a permit of the consumer's
+//!    semaphore is held for it; the permit is released when the reply is at the broker. While handlers are quick, a
+//!    transport may fetch as many messages again from each work queue. They wait in this process, and go to another
+//!    consumer, as redelivered, if it dies.
 //! 7. **One reply.** A responder is used once. `give_back` hands a request that was not started to another consumer.
 //!    One that is dropped unused, as when a process ends, may have been started: it goes to another consumer only
 //!    where that one is told so ([`Delivery::redelivered`]), and is lost otherwise.

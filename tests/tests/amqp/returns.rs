@@ -58,25 +58,6 @@ async fn each_unroutable_oneway_request_of_many_is_told_and_no_other() {
     }
 }
 
-/// Requests to a server that answers soon go without a confirm, and what the broker returned of those has to be fetched.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_right_after_the_last_server_left_is_told() {
-    let broker = RabbitMq::shared().await;
-    let world = World::new(broker.url());
-    let (server_node, node) = (world.node().await, world.node().await);
-    let work = WorkClient::new(&node);
-    for round in 0..5 {
-        let (server, _seen) = world.serve(&server_node, 64).await;
-        for n in 0..100 {
-            assert_eq!(work.add(n, n).await.unwrap(), 2 * n, "round {round}");
-        }
-        server.shutdown().await.unwrap();
-        let error = work.add(1, 2).await.unwrap_err();
-        assert!(error.is_no_responders(), "round {round}: {error}");
-        assert_eq!(error.execution(), Execution::DidNotRun);
-    }
-}
-
 #[tokio::test]
 async fn the_reply_queue_is_exclusive_and_goes_with_its_node() {
     let broker = RabbitMq::shared().await;

@@ -330,7 +330,7 @@ impl Task {
             address: index,
             taken,
             redelivered: message.redelivered,
-            waited_for: true,
+            waited_for: false,
             responder: Box::new(self.answer(delivery, question, Some(permit))),
         });
     }

@@ -451,8 +451,8 @@ impl ConsumerTask {
                 address: index,
                 taken,
                 redelivered: false,
-                // Nothing is left to do before the replies are there, as the next pop goes out with them.
-                waited_for: true,
+                // The rest of the batch waits behind it.
+                waited_for: false,
                 responder: Box::new(responder),
             });
         } else {

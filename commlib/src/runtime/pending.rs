@@ -7,6 +7,7 @@
 //! and nearly all calls are answered long before it rings. So one task looks at all slots from time to time, and only a
 //! call whose deadline is near gets a timer, which rings on time.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -78,6 +79,8 @@ struct Table {
 pub(crate) struct Pending {
     table: Mutex<Table>,
     limit: usize,
+    /// How many replies and failures came for no call.
+    strays: AtomicU64,
     /// Where the deadlines are watched.
     runtime: Handle,
 }
@@ -87,6 +90,7 @@ impl std::fmt::Debug for Pending {
         f.debug_struct("Pending")
             .field("in_flight", &self.len())
             .field("limit", &self.limit)
+            .field("strays", &self.strays())
             .finish_non_exhaustive()
     }
 }
@@ -96,6 +100,7 @@ impl Pending {
         Arc::new(Self {
             table: Mutex::default(),
             limit,
+            strays: AtomicU64::new(0),
             runtime,
         })
     }
@@ -106,6 +111,11 @@ impl Pending {
 
     pub(crate) fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// How many replies and failures came for no call: too late, twice, or with an id that was made up.
+    pub(crate) fn strays(&self) -> u64 {
+        self.strays.load(Ordering::Relaxed)
     }
 
     /// Opens a slot, or `None` when there are as many calls in flight as may be.
@@ -180,7 +190,7 @@ impl Pending {
 
     fn complete(&self, id: &str, outcome: Outcome) {
         let Some(key) = CallId::key(id) else {
-            return stray(id);
+            return self.stray(id);
         };
         let mut table = self.table.lock();
         let waker = match table.slots.get_mut(key as usize) {
@@ -194,7 +204,7 @@ impl Pending {
             },
             _ => {
                 drop(table);
-                return stray(id);
+                return self.stray(id);
             }
         };
         drop(table);
@@ -203,8 +213,14 @@ impl Pending {
         }
     }
 
+    /// A reply that nobody waits for: its call timed out or was dropped, or the id was made up.
+    fn stray(&self, id: &str) {
+        self.strays.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(id, "dropped a reply that no call waits for");
+    }
+
     /// Wakes the calls whose deadline is near, so that they set a timer. Whether there are calls.
-    fn sweep(&self, until: Instant) -> bool {
+    pub(crate) fn sweep(&self, until: Instant) -> bool {
         let mut table = self.table.lock();
         if table.earliest.is_none_or(|earliest| earliest > until) {
             return !table.slots.is_empty();
@@ -233,7 +249,7 @@ impl Pending {
     }
 
     /// Ends the watching if there is nothing to watch.
-    fn unwatch(&self) -> bool {
+    pub(crate) fn unwatch(&self) -> bool {
         let mut table = self.table.lock();
         table.watched = !table.slots.is_empty();
         !table.watched
@@ -287,11 +303,6 @@ impl Drop for Watching {
         drop(table);
         wakers.into_iter().for_each(Waker::wake);
     }
-}
-
-/// A reply that nobody waits for: its call timed out or was dropped, or the id was made up.
-fn stray(id: &str) {
-    tracing::debug!(id, "dropped a reply that no call waits for");
 }
 
 impl ReplySink for Pending {
@@ -377,6 +388,7 @@ mod tests {
         table.reply(&second.id().text(), reply("2"));
         table.reply(&second.id().text(), reply("again"));
         table.reply("foreign", reply("x"));
+        assert_eq!(table.strays(), 2);
         assert!(waits(&table, &first));
         assert!(is_answered(&table, &second, "2"));
         table.reply(&first.id().text(), reply("1"));

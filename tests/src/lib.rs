@@ -8,10 +8,12 @@
 //!   of a run share (`shared`), where tests keep apart by [`unique`] names.
 //! - [`FaultProxy`]: a relay in front of a broker that delays, loses and cuts on demand.
 //! - [`Program`], [`Child`]: the examples and Python nodes as child processes, with their output.
+//! - [`ledger`]: every call and what became of it, held against the promises; [`soak`]: runs under faults that keep one.
 //! - [`eventually`]: waits for a condition instead of sleeping for luck.
 
 mod blocking;
 mod child;
+pub mod ledger;
 mod locate;
 mod log;
 mod net;
@@ -23,6 +25,7 @@ mod redis;
 mod resp;
 mod shared;
 mod slot;
+pub mod soak;
 mod temp;
 mod unique;
 mod wait;

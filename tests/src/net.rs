@@ -35,11 +35,11 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     }
 }
 
-/// Connects to `port`, sends `question` and reads until `answered` says that it has seen enough.
+/// Connects to `port`, sends `question` and reads until `answered` says that it has seen enough. Returns what came.
 ///
 /// # Errors
 /// In words, when there is no connection, no answer within ten seconds, which a busy machine may need, or another one.
-pub(crate) fn ask(port: u16, question: &[u8], answered: fn(&[u8]) -> bool) -> Result<(), String> {
+pub(crate) fn ask(port: u16, question: &[u8], answered: fn(&[u8]) -> bool) -> Result<Vec<u8>, String> {
     let limit = Duration::from_secs(10);
     let mut stream =
         TcpStream::connect_timeout(&local(port), limit).map_err(|error| format!("connect: {error}"))?;
@@ -70,5 +70,5 @@ pub(crate) fn ask(port: u16, question: &[u8], answered: fn(&[u8]) -> bool) -> Re
             ));
         }
     }
-    Ok(())
+    Ok(answer)
 }

@@ -180,6 +180,7 @@ impl RabbitNode {
         net::ask(self.port, b"AMQP\x00\x00\x09\x01", |answer| {
             answer.len() >= 11 && answer.starts_with(&[1, 0, 0]) && answer[7..11] == [0, 10, 0, 10]
         })
+        .map(drop)
     }
 
     fn boot_epmd<'a>(&self, reaper: &'a Reaper) -> Result<Process<'a>, String> {
@@ -187,7 +188,9 @@ impl RabbitNode {
         command.args(["-port", &self.epmd_port.to_string(), "-address", "127.0.0.1"]);
         command.current_dir(&self.folder);
         let process = Process::start_logged(&command, &self.log(), reaper);
-        self.until_ready("epmd", &process, || net::ask(self.epmd_port, b"", |_| true))?;
+        self.until_ready("epmd", &process, || {
+            net::ask(self.epmd_port, b"", |_| true).map(drop)
+        })?;
         Ok(process)
     }
 

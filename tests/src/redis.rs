@@ -76,7 +76,12 @@ impl RedisNode {
     }
 
     fn ping(&self) -> Result<(), String> {
-        net::ask(self.port, b"PING\r\n", |answer| answer.starts_with(b"+PONG\r\n"))
+        // While it reads its data again it says so in place of the answer.
+        let answer = net::ask(self.port, b"PING\r\n", |answer| answer.ends_with(b"\r\n"))?;
+        match answer.starts_with(b"+PONG\r\n") {
+            true => Ok(()),
+            false => Err(format!("it answers {:?}", String::from_utf8_lossy(&answer))),
+        }
     }
 
     /// Starts the server process on this port and waits until it answers.

@@ -204,7 +204,7 @@ fn a_killed_test_leaves_no_rabbitmq() {
     });
     until("its folder exists", || !folder.exists());
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
-    assert_eq!(processes_in(&folder), []);
+    assert_eq!(processes_in(&folder), Vec::<u32>::new());
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_failing_test_shows_what_its_processes_said_and_leaves_none() {
         .1
         .trim_end_matches("/redis.sock");
     until("its folder exists", || !Path::new(folder).exists());
-    assert_eq!(processes_in(Path::new(folder)), []);
+    assert_eq!(processes_in(Path::new(folder)), Vec::<u32>::new());
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use commlib_tests::soak::{BrokerKind, Fault, LedgerRun, Run, Settings};
+
+/// What `--help` prints.
+pub(crate) const HELP: &str = "\
+usage: commlib-soak ledger [--transport redis|amqp] [--seed N] [--seconds S] [--clients N] [--rate PER_SECOND]
+                           [--messages PER_SECOND] [--faults kill,freeze,reset,blackhole,server]
+       commlib-soak --help
+
+Starts a broker of its own behind a fault proxy, servers in processes of their own, and clients; breaks what it can;
+then holds what every caller was told against what every server did. Without --transport: on both brokers.";
+
+/// What is to be done.
+pub(crate) enum Command {
+    Help,
+    /// Be a server of a run.
+    Serve {
+        settings: Settings,
+        runs: PathBuf,
+    },
+    Runs(Vec<Run>),
+}
+
+/// Options by name; each is taken once.
+struct Options(Vec<(String, String)>);
+
+impl Options {
+    fn read(args: &[String]) -> Result<Self, String> {
+        let mut options = Vec::new();
+        let mut args = args.iter();
+        while let Some(name) = args.next() {
+            let Some(name) = name.strip_prefix("--") else {
+                return Err(format!("unexpected argument {name:?}"));
+            };
+            // The only one without a value.
+            let value = match name {
+                "durable" => "true",
+                _ => args.next().ok_or_else(|| format!("--{name} needs a value"))?,
+            };
+            options.push((name.to_owned(), value.to_owned()));
+        }
+        Ok(Self(options))
+    }
+
+    fn take<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<Option<T>, String> {
+        let Some(place) = self.0.iter().position(|(known, _)| known == name) else {
+            return Ok(None);
+        };
+        let (_, value) = self.0.remove(place);
+        let parsed = value
+            .parse()
+            .map_err(|error: T::Err| format!("--{name}: {}", error.to_string()));
+        parsed.map(Some)
+    }
+
+    fn need<T: FromStr<Err: ToString>>(&mut self, name: &str) -> Result<T, String> {
+        self.take(name)?.ok_or_else(|| format!("--{name} is missing"))
+    }
+
+    fn seconds(&mut self, name: &str) -> Result<Option<Duration>, String> {
+        let Some(seconds) = self.take::<f64>(name)? else {
+            return Ok(None);
+        };
+        let time = Duration::try_from_secs_f64(seconds);
+        time.map(Some).map_err(|error| format!("--{name}: {error}"))
+    }
+
+    fn brokers(&mut self) -> Result<Vec<BrokerKind>, String> {
+        let one = self.take("transport")?;
+        Ok(one.map_or(BrokerKind::ALL.to_vec(), |kind| vec![kind]))
+    }
+
+    fn end(self) -> Result<(), String> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(format!("unknown option --{name}, or given twice")),
+        }
+    }
+}
+
+/// Reads the arguments.
+pub(crate) fn parse(args: &[String]) -> Result<Command, String> {
+    let Some((command, rest)) = args.split_first() else {
+        return Err("nothing to do".to_owned());
+    };
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        return Ok(Command::Help);
+    }
+    let mut options = Options::read(rest)?;
+    let command = match command.as_str() {
+        "serve" => serve(&mut options)?,
+        "ledger" => Command::Runs(ledger(&mut options)?),
+        other => return Err(format!("unknown command {other:?}")),
+    };
+    options.end()?;
+    Ok(command)
+}
+
+fn serve(options: &mut Options) -> Result<Command, String> {
+    let mut settings = Settings::new(&options.need::<String>("url")?);
+    settings.durable = options.take("durable")?.unwrap_or(false);
+    if let Some(ms) = options.take("drain-ms")? {
+        settings.drain = Duration::from_millis(ms);
+    }
+    if let Some(concurrency) = options.take("concurrency")? {
+        settings.concurrency = concurrency;
+    }
+    let runs = options.need("runs")?;
+    Ok(Command::Serve { settings, runs })
+}
+
+fn seed(options: &mut Options) -> Result<u64, String> {
+    Ok(options.take("seed")?.unwrap_or_else(rand::random))
+}
+
+fn ledger(options: &mut Options) -> Result<Vec<Run>, String> {
+    let (brokers, seed) = (options.brokers()?, seed(options)?);
+    let time = options.seconds("seconds")?;
+    let (clients, rate, messages) = (
+        options.take("clients")?,
+        options.take("rate")?,
+        options.take("messages")?,
+    );
+    let faults = options.take::<String>("faults")?;
+    let faults: Option<Result<Vec<Fault>, String>> = faults.map(|list| {
+        list.split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::parse)
+            .collect()
+    });
+    let faults = faults.transpose()?;
+    let run = |broker| {
+        let mut run = LedgerRun::full(broker, seed);
+        run.time = time.unwrap_or(run.time);
+        run.load.clients = clients.unwrap_or(run.load.clients);
+        run.load.rate = rate.unwrap_or(run.load.rate);
+        run.load.messages = messages.unwrap_or(run.load.messages);
+        if let Some(faults) = &faults {
+            run.faults.clone_from(faults);
+        }
+        Run::Ledger(run)
+    };
+    Ok(brokers.into_iter().map(run).collect())
+}

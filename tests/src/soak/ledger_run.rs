@@ -1,0 +1,179 @@
+//! The ledger run: many clients, three servers, and a fault every few seconds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::brokers::BrokerKind;
+use super::faults::{Fault, Pace, Step, schedule};
+use super::load::{self, Books, Load};
+use super::report::Report;
+use super::runs::Kind;
+use super::server::Settings;
+use super::stage::Stage;
+use crate::ledger::{Ledger, Promise};
+
+/// How many servers there are.
+const SERVERS: usize = 3;
+/// How long accepted messages may take to reach a handler once all faults are over: a group takes over what a dead
+/// member had after some time.
+const SETTLED: Duration = Duration::from_secs(60);
+/// How long a server may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// The window in which a rate is counted.
+const WINDOW: Duration = Duration::from_millis(500);
+
+/// What a ledger run does.
+#[derive(Debug, Clone)]
+pub struct LedgerRun {
+    /// On which broker.
+    pub broker: BrokerKind,
+    /// Draws the schedule.
+    pub seed: u64,
+    /// For how long.
+    pub time: Duration,
+    /// What is called.
+    pub load: Load,
+    /// Which faults.
+    pub faults: Vec<Fault>,
+    /// When.
+    pub pace: Pace,
+}
+
+impl LedgerRun {
+    /// The full form.
+    #[must_use]
+    pub fn full(broker: BrokerKind, seed: u64) -> Self {
+        Self {
+            broker,
+            seed,
+            time: Duration::from_secs(60),
+            load: Load {
+                clients: 200,
+                rate: 500.0,
+                messages: 50.0,
+                timeout: Duration::from_secs(2),
+                publish_timeout: Duration::from_secs(3),
+                hold: Duration::from_millis(1),
+            },
+            faults: Fault::ALL.to_vec(),
+            pace: Pace::FULL,
+        }
+    }
+
+    /// Runs it with servers of `program`.
+    ///
+    /// # Panics
+    /// When a broker or a server does not start.
+    pub async fn run(self, program: PathBuf) -> Report {
+        let mut report = Report::new(format!("ledger run on {}, seed {}", self.broker, self.seed));
+        let steps = schedule(self.seed, &self.faults, &self.pace, self.time);
+        let listed: Vec<_> = steps.iter().map(Step::to_string).collect();
+        // Also when the run panics or is killed.
+        println!("{} seed {}: {}", self.broker, self.seed, listed.join(", "));
+
+        let stage = Stage::start(self.broker, program).await;
+        let mut settings = Settings::new(&stage.url());
+        settings.durable = self.load.messages > 0.0;
+        for _ in 0..SERVERS {
+            stage.start_server(&settings).await;
+        }
+        let nodes = load::connect(&stage.url(), self.load.clients).await;
+        let books = Arc::new(Books::default());
+        let lag = books.watch_lag();
+        let times = Mutex::new(Vec::new());
+        let faults = async {
+            for step in &steps {
+                tokio::time::sleep_until(books.begun + step.at).await;
+                let began = books.now();
+                step.apply(&stage, &self.pace, &settings).await;
+                times.lock().push((*step, began, books.now()));
+            }
+        };
+        tokio::join!(faults, load::run(&self.load, &nodes, &books, self.time));
+        drop(lag);
+
+        // What may still come must come while servers run: an execution after the error would be missed otherwise.
+        tokio::time::sleep(self.load.timeout).await;
+        let begun = books.now();
+        loop {
+            let mut messages = books.messages.lock().clone();
+            stage
+                .ran(Kind::Message)
+                .into_iter()
+                .for_each(|id| messages.ran(id));
+            if messages.missing().is_empty() || books.now() > begun + SETTLED {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        for node in nodes {
+            // With the broker there, a client ends at once.
+            if let Err(error) = node.shutdown(Duration::from_secs(5)).await {
+                report.line(format!("a client did not end in order: {error}"));
+            }
+        }
+        stage
+            .stop_servers(STOP_LIMIT)
+            .await
+            .iter()
+            .for_each(|text| report.fail(text));
+
+        let (calls, messages) = (books.calls.lock().clone(), books.messages.lock().clone());
+        for (step, began, ended) in &*times.lock() {
+            report.line(format!(
+                "{step}: {began:.1?} to {ended:.1?}, {}",
+                recovery(&calls, *began, *ended)
+            ));
+        }
+        hold_against(
+            &mut report,
+            "calls",
+            calls,
+            stage.ran(Kind::Call),
+            Promise::AtMostOnce,
+        );
+        if self.load.messages > 0.0 {
+            let ran = stage.ran(Kind::Message);
+            hold_against(&mut report, "durable topic", messages, ran, Promise::AtLeastOnce);
+        }
+        report
+    }
+}
+
+fn hold_against(report: &mut Report, what: &str, mut ledger: Ledger, ran: Vec<u64>, promise: Promise) {
+    ran.into_iter().for_each(|id| ledger.ran(id));
+    let verdict = ledger.check(promise);
+    report.line(format!("{what}, {verdict}"));
+    report.check(verdict.is_kept(), || format!("{what}: the promise is broken"));
+    // A run in which nothing works keeps every promise.
+    let share = verdict.succeeded() as f64 / ledger.len().max(1) as f64;
+    report.check(share > 0.2, || {
+        format!("{what}: only {:.0} % succeeded", share * 100.0)
+    });
+}
+
+/// How long after the end of a fault nine of ten calls of those that succeeded before it succeed again.
+fn recovery(calls: &Ledger, began: Duration, ended: Duration) -> String {
+    let rate = |from: Duration, to: Duration| {
+        let begun: Vec<bool> = calls
+            .successes()
+            .filter(|(at, _)| *at >= from && *at < to)
+            .map(|(_, done)| done)
+            .collect();
+        begun.iter().filter(|done| **done).count() as f64 / begun.len().max(1) as f64
+    };
+    let before = rate(began.saturating_sub(WINDOW * 4), began);
+    let back = (0..200)
+        .map(|step| Duration::from_millis(50) * step)
+        .find(|after| {
+            let from = ended + *after;
+            rate(from, from + WINDOW) >= before * 0.9
+        });
+    match back {
+        Some(after) => format!("back after {after:?}"),
+        None => "not back within 10 s".to_owned(),
+    }
+}

@@ -1,0 +1,209 @@
+//! The clients of a run: nodes that call at a rate, whatever becomes of the calls.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use commlib::{CallError, NoError, Node, NodeError};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::contract::{EntriesPublisher, WorkClient, value_of};
+use crate::ledger::{Ledger, Outcome};
+
+/// How much longer than its deadline a call is watched before it counts as one that never ends.
+const NEVER: Duration = Duration::from_secs(5);
+
+/// The ledger of calls, and that of messages, while they are written.
+#[derive(Debug)]
+pub struct Books {
+    /// The beginning of the run.
+    pub begun: Instant,
+    /// The calls.
+    pub calls: Mutex<Ledger>,
+    /// The messages of the durable topic.
+    pub messages: Mutex<Ledger>,
+    next: AtomicU64,
+}
+
+impl Default for Books {
+    fn default() -> Self {
+        Self {
+            begun: Instant::now(),
+            calls: Mutex::default(),
+            messages: Mutex::default(),
+            next: AtomicU64::new(1),
+        }
+    }
+}
+
+impl Books {
+    /// The time of the run.
+    pub fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Makes one call, and writes down how it ends.
+    pub async fn call(&self, client: &WorkClient, hold: Duration, timeout: Duration) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let value = value_of(id);
+        let now = self.now();
+        self.calls.lock().invoke(id, value, now, now + timeout);
+        let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
+        let call = client.work(id, value, hold).timeout(timeout);
+        if let Ok(result) = tokio::time::timeout(timeout + NEVER, call).await {
+            let outcome = outcome_of_call(result);
+            self.calls.lock().end(id, self.now(), outcome);
+        }
+    }
+
+    /// Publishes one message, and writes down whether it was accepted.
+    pub async fn publish(&self, publisher: &EntriesPublisher, timeout: Duration) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let now = self.now();
+        self.messages.lock().invoke(id, 0, now, now + timeout);
+        let publishing = publisher.entry(id).timeout(timeout);
+        if let Ok(result) = tokio::time::timeout(timeout + NEVER, publishing).await {
+            let outcome = match result {
+                Ok(_) => Outcome::Accepted,
+                Err(error) => outcome_of_failure(&error),
+            };
+            self.messages.lock().end(id, self.now(), outcome);
+        }
+    }
+
+    /// Writes down when this process gets the processor late, until the value is dropped.
+    #[must_use]
+    pub fn watch_lag(self: &Arc<Self>) -> LagWatch {
+        let over = Arc::new(AtomicBool::new(false));
+        let (books, ends) = (Arc::clone(self), Arc::clone(&over));
+        // A thread, not a task: a runtime that is held up by the code under test is no excuse.
+        std::thread::spawn(move || {
+            const STEP: Duration = Duration::from_millis(5);
+            while !ends.load(Ordering::Relaxed) {
+                let begun = std::time::Instant::now();
+                std::thread::sleep(STEP);
+                let late = begun.elapsed().saturating_sub(STEP);
+                books.calls.lock().lagged(late);
+                books.messages.lock().lagged(late);
+            }
+        });
+        LagWatch(over)
+    }
+}
+
+/// See [`Books::watch_lag`].
+#[derive(Debug)]
+pub struct LagWatch(Arc<AtomicBool>);
+
+impl Drop for LagWatch {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn outcome_of_call(result: Result<(u64, u64), CallError<NoError>>) -> Outcome {
+    match result {
+        Ok((of, value)) => Outcome::Reply { of, value },
+        Err(error) => Outcome::Error {
+            execution: error.execution(),
+            code: match &error {
+                CallError::Status(status) => status.code.to_string(),
+                other => other.to_string(),
+            },
+        },
+    }
+}
+
+fn outcome_of_failure(error: &NodeError) -> Outcome {
+    Outcome::Error {
+        execution: error.execution(),
+        code: match error.code() {
+            Some(code) => code.to_string(),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// How much is called.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Nodes.
+    pub clients: u32,
+    /// Calls per second, of all clients.
+    pub rate: f64,
+    /// Messages of the durable topic per second, of all clients.
+    pub messages: f64,
+    /// How long a call may take.
+    pub timeout: Duration,
+    /// How long a publish may take: long enough to live through a restart of the broker or not.
+    pub publish_timeout: Duration,
+    /// How long a handler waits.
+    pub hold: Duration,
+}
+
+/// Connects the nodes. They connect by themselves later if the broker is away.
+///
+/// # Panics
+/// When the URL is none.
+pub async fn connect(url: &str, clients: u32) -> Vec<Node> {
+    let mut joined = JoinSet::new();
+    for _ in 0..clients {
+        let url = url.to_owned();
+        joined.spawn(async move {
+            let node = Node::builder().lazy().connect(&url).await;
+            node.unwrap_or_else(|error| panic!("could not connect: {error}"))
+        });
+    }
+    joined.join_all().await
+}
+
+/// Calls and publishes for `time`, and waits until every call has ended.
+pub async fn run(load: &Load, nodes: &[Node], books: &Arc<Books>, time: Duration) {
+    let end = Instant::now() + time;
+    let mut clients = JoinSet::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let share = index as f64 / nodes.len() as f64;
+        for (rate, is_call) in [(load.rate, true), (load.messages, false)] {
+            if rate > 0.0 {
+                let period = Duration::from_secs_f64(nodes.len() as f64 / rate);
+                let client = Client {
+                    load: load.clone(),
+                    node: node.clone(),
+                    books: Arc::clone(books),
+                };
+                clients.spawn(client.run(is_call, period, period.mul_f64(share), end));
+            }
+        }
+    }
+    clients.join_all().await;
+}
+
+struct Client {
+    load: Load,
+    node: Node,
+    books: Arc<Books>,
+}
+
+impl Client {
+    async fn run(self, is_call: bool, period: Duration, offset: Duration, end: Instant) {
+        let mut ticks = tokio::time::interval_at(Instant::now() + offset, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (client, publisher) = (WorkClient::new(&self.node), EntriesPublisher::new(&self.node));
+        let mut going = JoinSet::new();
+        while Instant::now() < end {
+            ticks.tick().await;
+            let (books, load) = (Arc::clone(&self.books), self.load.clone());
+            let (client, publisher) = (client.clone(), publisher.clone());
+            going.spawn(async move {
+                match is_call {
+                    true => books.call(&client, load.hold, load.timeout).await,
+                    false => books.publish(&publisher, load.publish_timeout).await,
+                }
+            });
+            while going.try_join_next().is_some() {}
+        }
+        going.join_all().await;
+    }
+}

@@ -1,0 +1,35 @@
+//! The ledger: made-up histories, and short runs with real faults. `scripts/soak ledger` runs the long ones.
+
+mod histories;
+
+use std::time::Duration;
+
+use commlib_tests::soak::{BrokerKind, Fault, LedgerRun, Pace};
+
+/// A run as short as it can be with every fault in it. The seed is a new one each time, and is in the report.
+async fn short_run(broker: BrokerKind) {
+    let mut run = LedgerRun::full(broker, rand::random());
+    run.pace = Pace {
+        every: Duration::from_millis(3_000),
+        freeze: Duration::from_millis(1_500),
+        hole: Duration::from_millis(2_000),
+    };
+    run.time = run.pace.every * u32::try_from(Fault::ALL.len()).unwrap() + Duration::from_secs(2);
+    run.load.clients = 20;
+    run.load.rate = 100.0;
+    run.load.messages = 20.0;
+    run.load.timeout = Duration::from_secs(1);
+    run.run(env!("CARGO_BIN_EXE_commlib-soak").into())
+        .await
+        .assert_good();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promises_are_kept_on_redis() {
+    short_run(BrokerKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promises_are_kept_on_rabbitmq() {
+    short_run(BrokerKind::Amqp).await;
+}

@@ -146,15 +146,15 @@ impl fmt::Display for Step {
     }
 }
 
-/// The schedule of a seed: all faults in an order that it draws, again and again until `end`, each up to a tenth of the
-/// interval early.
+/// The schedule of a seed: all faults in an order that it draws, again and again, each up to a tenth of the interval
+/// early; none so late that there is less than an interval to come back before `end`.
 #[must_use]
 pub fn schedule(seed: u64, faults: &[Fault], pace: &Pace, end: Duration) -> Vec<Step> {
     let mut draw = StdRng::seed_from_u64(seed);
     let mut deck = Vec::new();
     let mut steps = Vec::new();
     let mut turn = pace.every / 2;
-    while turn < end && !faults.is_empty() {
+    while turn + pace.every <= end && !faults.is_empty() {
         if deck.is_empty() {
             deck = faults.to_vec();
             deck.shuffle(&mut draw);

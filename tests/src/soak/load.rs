@@ -8,6 +8,7 @@ use commlib::{CallError, NoError, Node, NodeError};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::contract::{EntriesPublisher, WorkClient, value_of};
 use crate::ledger::{Ledger, Outcome};
@@ -159,9 +160,8 @@ pub async fn connect(url: &str, clients: u32) -> Vec<Node> {
     joined.join_all().await
 }
 
-/// Calls and publishes for `time`, and waits until every call has ended.
-pub async fn run(load: &Load, nodes: &[Node], books: &Arc<Books>, time: Duration) {
-    let end = Instant::now() + time;
+/// Calls and publishes until `over`, and waits until every call has ended.
+pub async fn run(load: &Load, nodes: &[Node], books: &Arc<Books>, over: &CancellationToken) {
     let mut clients = JoinSet::new();
     for (index, node) in nodes.iter().enumerate() {
         let share = index as f64 / nodes.len() as f64;
@@ -173,7 +173,7 @@ pub async fn run(load: &Load, nodes: &[Node], books: &Arc<Books>, time: Duration
                     node: node.clone(),
                     books: Arc::clone(books),
                 };
-                clients.spawn(client.run(is_call, period, period.mul_f64(share), end));
+                clients.spawn(client.run(is_call, period, period.mul_f64(share), over.clone()));
             }
         }
     }
@@ -187,13 +187,12 @@ struct Client {
 }
 
 impl Client {
-    async fn run(self, is_call: bool, period: Duration, offset: Duration, end: Instant) {
+    async fn run(self, is_call: bool, period: Duration, offset: Duration, over: CancellationToken) {
         let mut ticks = tokio::time::interval_at(Instant::now() + offset, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (client, publisher) = (WorkClient::new(&self.node), EntriesPublisher::new(&self.node));
         let mut going = JoinSet::new();
-        while Instant::now() < end {
-            ticks.tick().await;
+        while over.run_until_cancelled(ticks.tick()).await.is_some() {
             let (books, load) = (Arc::clone(&self.books), self.load.clone());
             let (client, publisher) = (client.clone(), publisher.clone());
             going.spawn(async move {

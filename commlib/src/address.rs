@@ -324,10 +324,8 @@ impl Template {
     /// When a level is outside the grammar, or the whole is too long.
     pub fn fill<L: AsRef<str>>(&self, levels: &[L]) -> Result<Address, AddressError> {
         if levels.is_empty() {
-            return Address::new(self.as_str()).map(|address| match &self.0 {
-                Text::Static(text) => Address(Text::Static(text)),
-                Text::Shared(_) => address,
-            });
+            check(self.as_str(), Form::Address)?;
+            return Ok(Address(self.0.clone()));
         }
         if let Some(level) = levels.iter().find(|level| level.as_ref().contains('.')) {
             return Err(AddressError::BadCharacter(level.as_ref().find('.').unwrap_or(0)));

@@ -27,7 +27,7 @@ use crate::transport::{self, ConnectionState, Transport, TransportError, Transpo
 
 pub use builder::NodeBuilder;
 pub(crate) use flight::{InFlight, Stopped};
-pub(crate) use sending::{Sending, cancel_topic, wire_error};
+pub(crate) use sending::{Begun, Sending, cancel_topic, wire_error};
 
 /// The environment variable that [`Node::from_env`] reads.
 pub const URL_VARIABLE: &str = "COMMLIB_URL";

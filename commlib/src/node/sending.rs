@@ -16,7 +16,7 @@ use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, check_headers};
 use crate::runtime::{id, now_micros};
-use crate::transport::{PublishOptions, Request};
+use crate::transport::{Accepted, PublishOptions, Published, Request};
 
 impl Node {
     pub(super) fn envelope(
@@ -112,9 +112,40 @@ impl Node {
     }
 
     async fn publish(&self, invocation: Invocation, options: &PublishOptions) -> Outcome {
+        let deadline = invocation.deadline;
+        match self.publish_now(invocation, options)? {
+            Begun::Accepted(accepted) => Ok(Reply::accepted(accepted)),
+            Begun::Waits(address, message) => {
+                self.publish_waiting(&address, &message, options, deadline).await
+            }
+        }
+    }
+
+    /// Publishes at once, or says what is to be published in a while.
+    pub(crate) fn publish_now(
+        &self,
+        invocation: Invocation,
+        options: &PublishOptions,
+    ) -> Result<Begun, Failure> {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let message = self.envelope(id::random(), invocation, Instant::now())?;
+        // The message does not say how much time is left, so the time does not matter.
+        let message = self.envelope(id::random(), invocation, deadline)?;
+        match self.inner.transport.publish_now(&address, message, options) {
+            Published::Done(Ok(accepted)) => Ok(Begun::Accepted(accepted)),
+            Published::Done(Err(error)) => Err(Status::from(error).into()),
+            Published::Waits(message) => Ok(Begun::Waits(address, message)),
+        }
+    }
+
+    /// Publishes what waits, for a reader to catch up, for the broker's word or for a connection.
+    pub(crate) async fn publish_waiting(
+        &self,
+        address: &Address,
+        message: &Envelope,
+        options: &PublishOptions,
+        deadline: Instant,
+    ) -> Outcome {
         let accepted = self
             .when_connected(deadline, || {
                 let (address, message, options) = (address.clone(), message.clone(), options.clone());
@@ -155,6 +186,17 @@ impl Node {
             }
         });
     }
+}
+
+/// What came of publishing at once.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost every message to a broker an allocation"
+)]
+pub(crate) enum Begun {
+    Accepted(Accepted),
+    /// It can't be done at once.
+    Waits(Address, Envelope),
 }
 
 /// Where cancellations of a method's service are published: the method's address without its last level.

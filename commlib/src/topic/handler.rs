@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::buffer::{Buffer, Item};
+use super::buffer::{Buffer, Item, Reader};
 use super::subscription::{ATTEMPTS, local, start, too_often};
 use super::{TopicDescriptor, TopicService};
 use crate::address::Address;
@@ -228,7 +228,7 @@ impl ServeTopics {
             };
             serving
                 .tasks
-                .spawn(work(Arc::new(worker), buffer, self.concurrency));
+                .spawn(work(Arc::new(worker), Reader::new(buffer), self.concurrency));
         }
         self.node.register(Arc::clone(&serving));
         Ok(ServerHandle::new(serving))
@@ -275,14 +275,14 @@ struct Worker {
 }
 
 /// Handles the messages of one topic, in order when the concurrency is 1.
-async fn work(worker: Arc<Worker>, buffer: Arc<Buffer>, concurrency: usize) {
+async fn work(worker: Arc<Worker>, mut reader: Reader, concurrency: usize) {
     let permits = Arc::new(Semaphore::new(concurrency));
     loop {
         // First a place to handle it in, then the message: what waits stays in the bounded buffer.
         let Ok(place) = Arc::clone(&permits).acquire_owned().await else {
             return;
         };
-        let message = match buffer.next().await {
+        let message = match reader.next().await {
             Some(Item::Message(message)) => message,
             Some(Item::Lagged(messages)) => {
                 tracing::warn!(topic = %worker.topic.template, messages, "messages were dropped: the handler is too slow");

@@ -17,7 +17,7 @@ use crate::transport::PublishOptions;
 
 pub use dead_letters::DeadLetters;
 pub use handler::{MessageContext, ServeTopics};
-pub use publisher::{Publish, TopicPublisher};
+pub use publisher::{Publish, PublishFuture, TopicPublisher};
 pub(crate) use selector::level_of;
 pub use selector::{Any, Captures, IntoSelector};
 pub use subscription::{Received, RecvError, Subscribe, Subscription, TopicSubscriber};

@@ -1,11 +1,15 @@
 //! Publishing.
 
+use std::fmt;
 use std::future::IntoFuture;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::task::coop;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -15,8 +19,8 @@ use crate::codec;
 use crate::envelope::Headers;
 use crate::error::{LocalError, NodeError};
 use crate::message::{CaptureError, Message};
-use crate::middleware::{Invocation, Kind};
-use crate::node::{Node, Sending};
+use crate::middleware::{Invocation, Kind, Outcome};
+use crate::node::{Begun, Node, Sending};
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
 use crate::transport::Accepted;
@@ -116,30 +120,90 @@ impl Publish {
         self
     }
 
-    async fn run(self) -> Result<Accepted, NodeError> {
+    /// Publishes at once, or says how it goes on.
+    fn begin(self) -> Result<Result<Accepted, Waiting>, NodeError> {
         let (address, body) = (self.node.qualify(&self.address?)?, self.body?);
         let mut options = self.topic.options(&self.node)?;
         options.unconfirmed = self.unconfirmed;
+        let node = self.node;
         let scope = Scope::current();
-        let config = self.node.config();
         let span = tracing::info_span!("commlib.publish", %address, trace_id = tracing::field::Empty);
         let mut headers = self.headers;
         TraceContext::inject(&mut headers, &scope, &span);
+        let config = node.config();
         let deadline = Instant::now() + self.timeout.unwrap_or(config.operation_timeout);
         let invocation = Invocation::new(Kind::Publish, address, headers, (config.codec, body), deadline);
-        let sending = Sending::publishing(&self.node, options);
-        let outcome = sending.publish(invocation).instrument(span).await;
-        outcome
-            .map(|reply| reply.accepted.unwrap_or_default())
-            .map_err(crate::rpc::without_app)
+        if !config.client_middleware.is_empty() {
+            let run = async move { Sending::publishing(&node, options).publish(invocation).await };
+            return Ok(Err(run.instrument(span).boxed()));
+        }
+        let published = span.in_scope(|| node.publish_now(invocation, &options));
+        Ok(match published.map_err(crate::rpc::without_app)? {
+            Begun::Accepted(accepted) => Ok(accepted),
+            Begun::Waits(address, message) => {
+                let run = async move { node.publish_waiting(&address, &message, &options, deadline).await };
+                Err(run.instrument(span).boxed())
+            }
+        })
     }
 }
 
 impl IntoFuture for Publish {
     type Output = Result<Accepted, NodeError>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
+    type IntoFuture = PublishFuture;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.run().boxed()
+        PublishFuture(State::Prepared(self))
+    }
+}
+
+/// What is not published at once.
+type Waiting = BoxFuture<'static, Outcome>;
+
+/// A [`Publish`] that was awaited.
+#[must_use = "futures do nothing unless polled"]
+pub struct PublishFuture(State);
+
+enum State {
+    Prepared(Publish),
+    /// With middleware, or with something to wait for.
+    Running(Waiting),
+    Over,
+}
+
+impl fmt::Debug for PublishFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PublishFuture").finish_non_exhaustive()
+    }
+}
+
+impl Future for PublishFuture {
+    type Output = Result<Accepted, NodeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let State::Running(running) = &mut self.0 {
+            let outcome = ready!(running.poll_unpin(cx));
+            self.0 = State::Over;
+            return Poll::Ready(
+                outcome
+                    .map(|reply| reply.accepted.unwrap_or_default())
+                    .map_err(crate::rpc::without_app),
+            );
+        }
+        // What is done at once, as on the in-process bus, must not keep a loop of publishes from yielding.
+        let budget = ready!(coop::poll_proceed(cx));
+        match std::mem::replace(&mut self.0, State::Over) {
+            State::Prepared(publish) => match publish.begin()? {
+                Ok(accepted) => {
+                    budget.made_progress();
+                    Poll::Ready(Ok(accepted))
+                }
+                Err(waiting) => {
+                    self.0 = State::Running(waiting);
+                    self.poll(cx)
+                }
+            },
+            State::Running(_) | State::Over => Poll::Pending,
+        }
     }
 }

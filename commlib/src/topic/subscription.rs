@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::buffer::{Buffer, Item};
+use super::buffer::{Buffer, Item, Reader};
 use super::{Captures, TopicDescriptor};
 use crate::address::{Address, Pattern};
 use crate::codec::{self, Codec};
@@ -123,6 +123,11 @@ impl<M, C> Subscribe<M, C> {
 
     /// How many messages wait for a slow reader before the oldest are dropped, at least 1. Default 4096: what a
     /// fast publisher sends in some 20 ms.
+    ///
+    /// When half of it is full, what can wait for the reader does: a publisher on the in-process bus, and on Redis the
+    /// connection that takes this node's topics. Either waits for 50 ms at most, and not again before the reader has caught
+    /// up. So a reader that only the publishers' speed puts behind misses nothing, and one that stands still holds nobody
+    /// up.
     pub fn buffer(mut self, messages: usize) -> Self {
         self.buffer = messages.max(1);
         self
@@ -166,7 +171,7 @@ impl<M: Message, C: Captures> IntoFuture for Subscribe<M, C> {
             .await?;
             Ok(Subscription {
                 node: self.node,
-                buffer,
+                reader: Reader::new(buffer),
                 topic: self.topic,
                 attempts: self.attempts,
                 unsettled: None,
@@ -288,7 +293,7 @@ pub enum RecvError {
 ///
 /// It goes on over reconnects, and ends only with its node or after [`stop`](Self::stop).
 pub struct Subscription<M, C = ()> {
-    buffer: Arc<Buffer>,
+    reader: Reader,
     topic: Option<&'static TopicDescriptor>,
     attempts: u32,
     /// The message of a durable topic that the reader has: handled when it asks for the next.
@@ -318,7 +323,7 @@ impl<M: Message, C: Captures> Subscription<M, C> {
     /// Stops listening at the broker. What is in the buffer can still be read; then the stream ends.
     pub async fn stop(&mut self) {
         self.handle.stop().await;
-        self.buffer.close();
+        self.reader.close();
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Received<M, C>, RecvError>>> {
@@ -326,7 +331,7 @@ impl<M: Message, C: Captures> Subscription<M, C> {
             handled.settle.handled();
         }
         loop {
-            let Some(item) = ready!(self.buffer.poll_next(cx)) else {
+            let Some(item) = ready!(self.reader.poll_next(cx)) else {
                 return Poll::Ready(None);
             };
             let message = match item {

@@ -102,6 +102,12 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>>;
 
+    /// Publishes at once, where nothing has to be waited for: a connection, a broker's word, a reader.
+    fn publish_now(&self, address: &Address, message: Envelope, options: &PublishOptions) -> Published {
+        let _ = (address, options);
+        Published::Waits(message)
+    }
+
     /// Takes from work queues until the handle is stopped or dropped. Resolves when requests are being taken.
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>>;
 
@@ -199,6 +205,19 @@ pub struct Accepted {
     /// The broker did not say that it has the message, as the publisher [asked for](PublishOptions::unconfirmed): it was
     /// written to the connection, and is lost if that breaks now.
     pub unconfirmed: bool,
+}
+
+/// What came of [`Transport::publish_now`].
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost every message to a broker an allocation"
+)]
+pub enum Published {
+    /// What [`Transport::publish`] would have returned.
+    Done(Result<Accepted, TransportError>),
+    /// There is something to wait for: `publish` is needed.
+    Waits(Envelope),
 }
 
 /// Takes replies. Calls never block.
@@ -321,9 +340,15 @@ pub trait TopicSink: Send + Sync + 'static {
     /// One message.
     fn message(&self, message: TopicMessage);
 
-    /// Whether so many messages wait here that one who can do so should let the reader catch up.
+    /// Whether so many messages wait here that one who can do so should let the reader [catch up](Self::catch_up) before
+    /// the next.
     fn is_behind(&self) -> bool {
         false
+    }
+
+    /// Resolves when the reader has caught up, or at the latest after 50 ms; then at once until it has.
+    fn catch_up(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Messages were or may have been missed: the connection was away.

@@ -58,9 +58,8 @@ impl Bus {
 
     /// Publishes bytes to a topic, whatever they are. Returns how many subscriptions and groups match.
     pub fn publish_raw(self: &Arc<Self>, address: &str, bytes: impl Into<Bytes>) -> u64 {
-        self.topics
-            .broadcast(address, native::decode_topic(&bytes.into()))
-            .receivers
+        let message = native::decode_topic(&bytes.into());
+        self.topics.broadcast(&self.topics.audience(address), message)
     }
 
     /// Opens a reply address and returns what is written to it.

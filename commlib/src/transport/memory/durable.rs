@@ -120,7 +120,7 @@ impl Bus {
             } else {
                 Durability::None
             },
-            receivers: Some(self.topics.broadcast(address, Ok(message)).receivers + count),
+            receivers: Some(self.topics.broadcast(&self.topics.audience(address), Ok(message)) + count),
             ..Accepted::default()
         })
     }

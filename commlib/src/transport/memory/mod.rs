@@ -20,11 +20,11 @@ use tokio::sync::watch;
 
 use self::bus::Inbox;
 use self::queue::{Content, Requester};
-use self::topics::{Subscriber, take_part};
+use self::topics::{Audience, Subscriber, take_part};
 use super::{
     Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Disposal,
-    Durability, PublishOptions, ReplySink, Request, SubscribeSpec, Subscription, Transport, TransportError,
-    TransportOptions,
+    Durability, PublishOptions, Published, ReplySink, Request, SubscribeSpec, Subscription, Transport,
+    TransportError, TransportOptions,
 };
 use crate::address::Address;
 use crate::envelope::Envelope;
@@ -67,6 +67,14 @@ impl Memory {
             Err(TransportError::closed())
         } else {
             Ok(())
+        }
+    }
+
+    fn broadcast(&self, audience: &Audience<'_>, message: Envelope) -> Accepted {
+        Accepted {
+            durability: Durability::None,
+            receivers: Some(self.bus.topics.broadcast(audience, Ok(message))),
+            ..Accepted::default()
         }
     }
 
@@ -133,15 +141,19 @@ impl Transport for Memory {
             if options.durable.is_some() {
                 return self.bus.publish_durable(address.as_str(), message);
             }
-            let broadcast = self.bus.topics.broadcast(address.as_str(), Ok(message));
-            broadcast.pace().await;
-            Ok(Accepted {
-                durability: Durability::None,
-                receivers: Some(broadcast.receivers),
-                ..Accepted::default()
-            })
+            let audience = self.bus.topics.audience(address.as_str());
+            audience.catch_up().await;
+            Ok(self.broadcast(&audience, message))
         }
         .boxed()
+    }
+
+    fn publish_now(&self, address: &Address, message: Envelope, options: &PublishOptions) -> Published {
+        let audience = self.bus.topics.audience(address.as_str());
+        if options.durable.is_some() || audience.is_behind() {
+            return Published::Waits(message);
+        }
+        Published::Done(self.check_open().map(|()| self.broadcast(&audience, message)))
     }
 
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {

@@ -19,20 +19,37 @@ type Subscribers = Arc<[Arc<Subscriber>]>;
 /// A message, or why it is none.
 type Decoded = Result<Envelope, Malformed>;
 
-/// Who got a message.
-pub(super) struct Broadcast {
-    /// How many subscriptions and groups.
-    pub(super) receivers: u64,
-    /// Whether a reader should be let catch up.
-    is_behind: bool,
+/// Who listens to an address.
+pub(super) struct Audience<'a> {
+    address: &'a str,
+    literal: Option<Subscribers>,
+    /// With others among them.
+    wild: Subscribers,
+    has_groups: bool,
 }
 
-impl Broadcast {
-    /// Lets readers that are behind run, once: nobody waits for those that stand still.
-    pub(super) async fn pace(&self) {
-        if self.is_behind {
-            tokio::task::yield_now().await;
-        }
+impl Audience<'_> {
+    /// The subscriptions outside groups.
+    fn subscribers(&self) -> impl Iterator<Item = &Arc<Subscriber>> {
+        let wild = self.wild.iter();
+        let matching = wild.filter(|subscriber| subscriber.pattern.matches(self.address));
+        self.literal.iter().flat_map(|list| list.iter()).chain(matching)
+    }
+
+    fn behind(&self) -> impl Iterator<Item = &dyn TopicSink> {
+        self.subscribers()
+            .map(|subscriber| &*subscriber.sink)
+            .filter(|sink| sink.is_behind())
+    }
+
+    /// Whether a reader should be let catch up first.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind().next().is_some()
+    }
+
+    /// Lets readers that are behind catch up, all in the time that each has.
+    pub(super) async fn catch_up(&self) {
+        futures_util::future::join_all(self.behind().map(TopicSink::catch_up)).await;
     }
 }
 
@@ -133,37 +150,39 @@ impl Topics {
         });
     }
 
-    /// Gives a message to all that listen.
-    pub(super) fn broadcast(&self, address: &str, message: Decoded) -> Broadcast {
+    /// Those who listen to an address now.
+    pub(super) fn audience<'a>(&self, address: &'a str) -> Audience<'a> {
         let listeners = self.listeners.read();
-        let literal = listeners.by_address.get(address).cloned().unwrap_or_default();
-        let wild = Arc::clone(&listeners.wild);
-        let mut receivers = 0;
-        let mut is_behind = false;
-        for group in listeners
-            .groups
-            .values()
-            .filter(|group| group.pattern.matches(address))
-        {
-            receivers += 1;
-            group.push(address, &message);
+        Audience {
+            address,
+            literal: listeners.by_address.get(address).cloned(),
+            wild: Arc::clone(&listeners.wild),
+            has_groups: !listeners.groups.is_empty(),
         }
-        drop(listeners);
-        let matching = wild
-            .iter()
-            .filter(|subscriber| subscriber.pattern.matches(address));
+    }
+
+    /// Gives a message to all that listen. Returns how many subscriptions and groups they are.
+    pub(super) fn broadcast(&self, audience: &Audience<'_>, message: Decoded) -> u64 {
+        let mut receivers = 0;
+        if audience.has_groups {
+            let listeners = self.listeners.read();
+            let groups = listeners.groups.values();
+            for group in groups.filter(|group| group.pattern.matches(audience.address)) {
+                receivers += 1;
+                group.push(audience.address, &message);
+            }
+        }
         let mut last: Option<&Arc<Subscriber>> = None;
-        for subscriber in literal.iter().chain(matching) {
+        for subscriber in audience.subscribers() {
             receivers += 1;
-            is_behind |= subscriber.sink.is_behind();
             if let Some(before) = last.replace(subscriber) {
-                before.deliver(address, message.clone(), None);
+                before.deliver(audience.address, message.clone(), None);
             }
         }
         if let Some(last) = last {
-            last.deliver(address, message, None);
+            last.deliver(audience.address, message, None);
         }
-        Broadcast { receivers, is_behind }
+        receivers
     }
 }
 

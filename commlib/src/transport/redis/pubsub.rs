@@ -19,8 +19,8 @@ use super::fault;
 use super::resp::{self, Value};
 use super::subscription::Entry;
 use crate::address::Pattern;
-use crate::transport::TransportError;
 use crate::transport::backoff::Backoff;
+use crate::transport::{TopicSink, TransportError};
 
 /// How long a subscription that the broker refuses rests before the next try.
 const RETRY: Duration = Duration::from_secs(2);
@@ -112,6 +112,8 @@ pub(super) struct Hub {
     /// Counts the questions.
     asked: u64,
     out: Vec<u8>,
+    /// The readers that the last message has put behind.
+    behind: Vec<Arc<dyn TopicSink>>,
 }
 
 impl Hub {
@@ -129,6 +131,7 @@ impl Hub {
             owed: VecDeque::new(),
             asked: 0,
             out: Vec::new(),
+            behind: Vec::new(),
         }
     }
 
@@ -192,8 +195,10 @@ impl Hub {
             tokio::select! {
                 value = link.reader.next() => {
                     self.value(value.map_err(Some)?).map_err(Some)?;
+                    self.let_catch_up().await;
                     while let Some(value) = link.reader.ready().map_err(Some)? {
                         self.value(value).map_err(Some)?;
+                        self.let_catch_up().await;
                     }
                 }
                 command = self.commands.recv() => {
@@ -215,6 +220,14 @@ impl Hub {
                     self.ask_for_wanted(now);
                 }
             }
+        }
+    }
+
+    /// Lets a reader catch up to whom the last message made behind. Meanwhile the broker keeps what comes; how much of it,
+    /// it says itself.
+    async fn let_catch_up(&mut self) {
+        for sink in self.behind.drain(..) {
+            sink.catch_up().await;
         }
     }
 
@@ -300,14 +313,14 @@ impl Hub {
                     if let Some(channel) = channel.as_str()
                         && let Some(interest) = self.channels.get(channel)
                     {
-                        interest.message(channel, payload);
+                        interest.message(channel, payload, &mut self.behind);
                     }
                 }
                 (PushKind::PMessage, [glob, channel, payload]) => {
                     if let Some(channel) = channel.as_str()
                         && let Some(interest) = glob.as_str().and_then(|glob| self.globs.get(glob))
                     {
-                        interest.message(channel, payload);
+                        interest.message(channel, payload, &mut self.behind);
                     }
                 }
                 (
@@ -349,9 +362,10 @@ impl Hub {
 }
 
 impl Interest {
-    fn message(&self, channel: &str, payload: &Value) {
+    fn message(&self, channel: &str, payload: &Value, behind: &mut Vec<Arc<dyn TopicSink>>) {
         for entry in &self.entries {
             entry.message(channel, payload);
+            behind.extend(entry.behind());
         }
     }
 
@@ -390,7 +404,7 @@ mod tests {
 
     struct Nobody;
 
-    impl crate::transport::TopicSink for Nobody {
+    impl TopicSink for Nobody {
         fn message(&self, _: crate::transport::TopicMessage) {}
         fn gap(&self) {}
         fn dropped(&self, _: &str) {}

@@ -84,6 +84,12 @@ impl Entry {
         }
     }
 
+    /// The sink, if its reader is behind.
+    pub(super) fn behind(&self) -> Option<Arc<dyn TopicSink>> {
+        let state = self.state.lock();
+        state.sink.as_ref().filter(|sink| sink.is_behind()).cloned()
+    }
+
     /// A message of the channel or glob that covers this subscription.
     pub(super) fn message(&self, channel: &str, payload: &Value) {
         if !self.pattern.matches(channel) {

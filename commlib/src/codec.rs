@@ -114,6 +114,62 @@ pub(crate) fn decode<T: DeserializeOwned>(codec: Codec, body: &[u8]) -> Result<T
     }
 }
 
+/// Whether a body is nested no deeper than it may be. Sound bodies only: of others, decoding says what is wrong.
+///
+/// # Errors
+/// What is too deep, and which limit that is.
+pub(crate) fn check_depth(codec: Codec, body: &[u8], limit: usize) -> Result<(), String> {
+    let over = match codec {
+        Codec::Json => json_is_deeper(body, limit),
+        Codec::MessagePack => message_pack::is_deeper(body, limit),
+    };
+    if over {
+        Err(format!(
+            "the body is nested more than {limit} deep; its receiver can raise the limit with `Limits::depth`"
+        ))
+    } else {
+        Ok(())
+    }
+}
+
+fn json_is_deeper(body: &[u8], limit: usize) -> bool {
+    // Each level opens and closes, so that most bodies are known to be flat by their size or by a count that takes next
+    // to no time.
+    if body.len() <= 2 * limit || body.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() <= limit {
+        return false;
+    }
+    let (mut depth, mut rest) = (0_usize, body);
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'[' | b'{' if depth == limit => return true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b'"' => rest = after_string(rest),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// What follows a string of which this is the rest.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    loop {
+        let Some(at) = memchr::memchr2(b'"', b'\\', rest) else {
+            return &[];
+        };
+        let (length, ends) = if rest.get(at) == Some(&b'"') {
+            (at + 1, true)
+        } else {
+            (at + 2, false)
+        };
+        rest = rest.get(length..).unwrap_or_default();
+        if ends {
+            return rest;
+        }
+    }
+}
+
 /// Whether a body is an array, by its first byte.
 pub(crate) fn is_array(codec: Codec, body: &[u8]) -> bool {
     match codec {
@@ -156,6 +212,41 @@ mod tests {
             cfg!(feature = "msgpack")
         );
         assert_eq!(encode(Codec::MessagePack, &1).is_ok(), cfg!(feature = "msgpack"));
+    }
+
+    #[test]
+    fn the_depth_of_bodies_is_found() {
+        let fits = |codec, body: &[u8], limit| check_depth(codec, body, limit).is_ok();
+        for limit in [1, 2, 64, 100] {
+            for depth in [limit - 1, limit, limit + 1] {
+                for (open, close) in [("[", "]"), (r#"{"[{\\\"":"#, "}"), (r#"["}]",{"a":0},"#, "]")] {
+                    let json = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+                    let depth = depth + usize::from(depth > 0 && open.len() > 10);
+                    assert_eq!(
+                        fits(Codec::Json, json.as_bytes(), limit),
+                        depth <= limit,
+                        "{json}"
+                    );
+                }
+                let packed = [vec![0x91; depth], vec![0xc0]].concat();
+                assert_eq!(
+                    fits(Codec::MessagePack, &packed, limit),
+                    depth <= limit,
+                    "{depth}"
+                );
+                let empty = [vec![0x91; depth], vec![0x80]].concat();
+                assert_eq!(fits(Codec::MessagePack, &empty, limit), depth < limit, "{depth}");
+            }
+        }
+        // Wide is not deep, and what is in a string is neither.
+        let wide = format!("[{}[]]", "[{}],".repeat(10_000));
+        assert!(fits(Codec::Json, wide.as_bytes(), 3) && !fits(Codec::Json, wide.as_bytes(), 2));
+        let text = serde_json::json!(["[".repeat(1000), "\"[\\\"".repeat(1000)]).to_string();
+        assert!(fits(Codec::Json, text.as_bytes(), 1));
+        let wide = [vec![0xdc, 0x27, 0x10], [0x91, 0x80].repeat(10_000)].concat();
+        assert!(fits(Codec::MessagePack, &wide, 3) && !fits(Codec::MessagePack, &wide, 1));
+        let text = [&[0xda, 0x03, 0xe8][..], &[0x91; 1000]].concat();
+        assert!(fits(Codec::MessagePack, &text, 1));
     }
 
     #[test]

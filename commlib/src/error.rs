@@ -199,7 +199,7 @@ pub enum LocalError {
     #[error("cannot decode the reply: {0}")]
     Decode(String),
     /// A limit of this side was exceeded. Nothing was sent.
-    #[error("{what} is {size} bytes, over the limit of {limit}; raise it with `Node::builder().max_body(…)`")]
+    #[error("{what} is {size} bytes, over the limit of {limit}; raise it with `Limits::body_out`")]
     TooLarge {
         /// What is too large.
         what: &'static str,
@@ -207,6 +207,18 @@ pub enum LocalError {
         size: usize,
         /// The limit in bytes.
         limit: usize,
+    },
+    /// Another limit of this side was exceeded. Nothing was sent.
+    #[error("{what} {value}, over the limit of {limit}; raise it with `Limits::{setting}`")]
+    Limit {
+        /// What is too many or too much, as the beginning of a sentence.
+        what: &'static str,
+        /// How many or how much.
+        value: usize,
+        /// The limit.
+        limit: usize,
+        /// Its name in [`Limits`](crate::Limits).
+        setting: &'static str,
     },
     /// An address outside the grammar. Nothing was sent.
     #[error("{0}")]

@@ -105,6 +105,7 @@ pub mod address;
 mod codec;
 pub mod envelope;
 pub mod error;
+mod limits;
 mod message;
 pub mod middleware;
 mod node;
@@ -124,11 +125,12 @@ pub use error::{
     AppFailure, CallError, ConnectError, Execution, Failure, LocalError, NoError, NodeError, Status,
     StatusCode,
 };
+pub use limits::Limits;
 pub use message::{CaptureError, Message, ServiceError, TopicLevel};
 pub use node::{Node, NodeBuilder, Serve, URL_VARIABLE};
 pub use rpc::{Call, Oneway, RequestContext, ServerHandle};
 pub use schema::Contract;
 pub use topic::{Any, MessageContext, Received, RecvError};
-pub use transport::{Accepted, BrokerUrl, ConnectionState, DeadLetter, Durability, ReplyRoute};
+pub use transport::{Accepted, BrokerUrl, ConnectionState, DeadLetter, Durability, ReplyRoute, Tls};
 
 pub use commlib_macros::{rpc, rpc_service, topic};

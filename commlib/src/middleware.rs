@@ -33,6 +33,7 @@ use crate::address::Address;
 use crate::codec::Codec;
 use crate::envelope::Headers;
 use crate::error::{Failure, Status, StatusCode};
+use crate::limits::{HEADER_NAME, HEADER_VALUE, Limits};
 use crate::transport::Accepted;
 
 pub use futures_util::future::BoxFuture;
@@ -174,27 +175,33 @@ impl<'a> Next<'a> {
 }
 
 /// Checks headers that are about to be sent: a middleware or a user may have put in anything.
-pub(crate) fn check_headers(headers: &Headers) -> Result<(), Failure> {
-    const MAX_COUNT: usize = 64;
-    const MAX_VALUE: usize = 8 * 1024;
+pub(crate) fn check_headers(headers: &Headers, limits: &Limits) -> Result<(), Failure> {
+    if headers.is_empty() {
+        return Ok(());
+    }
     let refuse = |name: &str, reason| {
         Err(Failure::Local(crate::LocalError::Header {
             name: name.to_owned(),
             reason,
         }))
     };
-    if headers.len() > MAX_COUNT {
-        return refuse("", "there are more than 64 headers");
-    }
+    headers.check(limits).map_err(|over| {
+        Failure::Local(crate::LocalError::Limit {
+            what: over.what,
+            value: over.value,
+            limit: over.limit,
+            setting: over.setting,
+        })
+    })?;
     for (name, value) in headers.iter() {
         let legal = |byte: u8| byte.is_ascii_graphic();
-        if name.is_empty() || name.len() > 128 || !name.bytes().all(legal) {
+        if name.is_empty() || name.len() > HEADER_NAME || !name.bytes().all(legal) {
             return refuse(name, "a name is 1 to 128 visible ASCII characters");
         }
         if name.starts_with("commlib-") {
             return refuse(name, "names that start with `commlib-` are reserved");
         }
-        if value.len() > MAX_VALUE {
+        if value.len() > HEADER_VALUE {
             return refuse(name, "a value is at most 8 KiB");
         }
         if value.contains(|character: char| character.is_control()) {

@@ -17,9 +17,10 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::Instant;
 
 use crate::address::{Address, Pattern};
-use crate::codec::Codec;
-use crate::envelope::Dialect;
+use crate::codec::{self, Codec};
+use crate::envelope::{Dialect, Envelope};
 use crate::error::{ConnectError, Execution, LocalError, NodeError, Status, StatusCode};
+use crate::limits::Limits;
 use crate::middleware::Middleware;
 use crate::rpc::Server;
 use crate::runtime::pending::Pending;
@@ -62,12 +63,29 @@ struct Inner {
 pub(crate) struct Config {
     pub(crate) call_timeout: Duration,
     pub(crate) operation_timeout: Duration,
-    pub(crate) max_body: usize,
+    pub(crate) limits: Limits,
     pub(crate) dialect: Dialect,
     pub(crate) codec: Codec,
     pub(crate) namespace: Option<Address>,
     pub(crate) client_middleware: Vec<Arc<dyn Middleware>>,
     pub(crate) server_middleware: Vec<Arc<dyn Middleware>>,
+}
+
+impl Config {
+    /// Whether a message that was received is within the limits that the transports leave to others.
+    ///
+    /// # Errors
+    /// Which it is over; what is refused for that did not run.
+    pub(crate) fn check_received(&self, message: &Envelope, codec: Codec) -> Result<(), Status> {
+        let headers = &message.meta.headers;
+        if !headers.is_empty()
+            && let Err(over) = headers.check(&self.limits)
+        {
+            return Err(Status::new(StatusCode::ResourceExhausted, over.to_string()));
+        }
+        codec::check_depth(codec, &message.data, self.limits.depth)
+            .map_err(|reason| Status::new(StatusCode::InvalidArgument, reason))
+    }
 }
 
 impl fmt::Debug for Node {

@@ -9,6 +9,21 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+const TOO_DEEP: &str = "it is nested too deep";
+
+/// Whether a body is nested deeper than this. Of one that is unsound, decoding says so.
+pub(super) fn is_deeper(body: &[u8], limit: usize) -> bool {
+    let containers = || {
+        let opens = |byte: &&u8| matches!(byte, 0x80..=0x9f | 0xdc..=0xdf);
+        body.iter().filter(opens).count()
+    };
+    body.len() > limit
+        && containers() > limit
+        && Reader::new(body)
+            .skip_within(limit)
+            .is_err_and(|fault| fault.what == TOO_DEEP)
+}
+
 /// How deep arrays and maps may be nested, as in JSON's reader.
 pub(crate) const MAX_DEPTH: usize = 128;
 
@@ -170,18 +185,24 @@ impl<'a> Reader<'a> {
 
     /// Goes over one value, whatever it holds.
     pub(crate) fn skip(&mut self) -> Result<(), Fault> {
+        self.skip_within(MAX_DEPTH)
+    }
+
+    /// Goes over one value that is nested no deeper than this.
+    fn skip_within(&mut self, limit: usize) -> Result<(), Fault> {
         // How many values are still to come in each container that is open.
         let mut open = [0_u64; MAX_DEPTH];
         let mut depth = 0;
         loop {
             let holds = match self.token()? {
+                Token::Array(_) | Token::Map(_) if depth >= limit => return Err(self.fault(TOO_DEEP)),
                 Token::Array(values) => u64::from(values),
                 Token::Map(pairs) => 2 * u64::from(pairs),
                 _ => 0,
             };
             if holds > 0 {
                 let Some(next) = open.get_mut(depth) else {
-                    return Err(self.fault("it is nested more than 128 deep"));
+                    return Err(self.fault(TOO_DEEP));
                 };
                 *next = holds;
                 depth += 1;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::codec::{self, Codec};
 use crate::error::{Execution, Status, StatusCode};
+use crate::limits::{HARD_HEADERS, Limits};
 
 /// The content type of bodies unless something else is said.
 pub const JSON: &str = Codec::Json.content_type();
@@ -89,6 +90,36 @@ impl Headers {
         }
     }
 
+    /// Sets a header of a message that is being read. Those over what any limit allows are left out, so that a peer who
+    /// sends very many costs no more than their bytes; that there are more than may be, [`check`](Self::check) tells.
+    pub(crate) fn receive(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        if self.0.len() <= HARD_HEADERS {
+            self.insert(name, value);
+        }
+    }
+
+    /// Whether there are no more, and no larger ones, than may be.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), HeadersOver> {
+        let bytes = || self.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let over = |what, value, limit, setting| HeadersOver {
+            what,
+            value,
+            limit,
+            setting,
+        };
+        if self.len() > limits.headers {
+            let what = "the number of headers is";
+            return Err(over(what, self.len(), limits.headers, "headers"));
+        }
+        match bytes() {
+            bytes if bytes > limits.header_bytes => {
+                let what = "the size of all headers in bytes is";
+                Err(over(what, bytes, limits.header_bytes, "header_bytes"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes a header out.
     pub fn remove(&mut self, name: &str) -> Option<String> {
         let at = self.0.iter().position(|(key, _)| key == name)?;
@@ -111,6 +142,17 @@ impl Headers {
     pub fn len(&self) -> usize {
         self.0.len()
     }
+}
+
+/// Which limit the headers of a message are over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value}, over the limit of {limit}; its receiver can raise it with `Limits::{setting}`")]
+pub(crate) struct HeadersOver {
+    /// The beginning of a sentence.
+    pub(crate) what: &'static str,
+    pub(crate) value: usize,
+    pub(crate) limit: usize,
+    pub(crate) setting: &'static str,
 }
 
 /// The error of a reply, as it travels.

@@ -157,7 +157,7 @@ fn headers(reader: &mut Reader<'_>) -> Result<Headers, Fault> {
         };
         let before = reader.clone();
         if let Token::Text(value) = reader.token()? {
-            headers.insert(utf8(reader, name)?, utf8(reader, value)?);
+            headers.receive(utf8(reader, name)?, utf8(reader, value)?);
         } else {
             *reader = before;
             reader.skip()?;

@@ -368,7 +368,7 @@ impl<'de> Deserialize<'de> for Headers {
                 let mut headers = Headers::new();
                 while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
                     if let serde_json::Value::String(value) = value {
-                        headers.insert(name, value);
+                        headers.receive(name, value);
                     }
                 }
                 Ok(headers)

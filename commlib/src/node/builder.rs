@@ -14,10 +14,11 @@ use crate::address::Address;
 use crate::codec::Codec;
 use crate::envelope::Dialect;
 use crate::error::ConnectError;
+use crate::limits::Limits;
 use crate::middleware::Middleware;
 use crate::runtime::id;
 use crate::runtime::pending::Pending;
-use crate::transport::{self, BrokerUrl, ReplyRoute, TransportOptions};
+use crate::transport::{self, BrokerUrl, ReplyRoute, Tls, TransportOptions};
 
 /// Settings of a node.
 ///
@@ -38,11 +39,11 @@ pub struct NodeBuilder {
     connect_timeout: Duration,
     operation_timeout: Duration,
     call_timeout: Duration,
-    max_body: usize,
-    max_in_flight: usize,
+    limits: Limits,
     dialect: Option<Dialect>,
     codec: Option<Codec>,
     namespace: Option<String>,
+    tls: Option<Tls>,
     reply_route: Option<ReplyRoute>,
     client_middleware: Vec<Arc<dyn Middleware>>,
     server_middleware: Vec<Arc<dyn Middleware>>,
@@ -55,11 +56,11 @@ impl Default for NodeBuilder {
             connect_timeout: Duration::from_secs(5),
             operation_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(10),
-            max_body: 1024 * 1024,
-            max_in_flight: 10_000,
+            limits: Limits::new(),
             dialect: None,
             codec: None,
             namespace: None,
+            tls: None,
             reply_route: None,
             client_middleware: Vec::new(),
             server_middleware: Vec::new(),
@@ -73,8 +74,7 @@ impl fmt::Debug for NodeBuilder {
             .field("lazy", &self.lazy)
             .field("connect_timeout", &self.connect_timeout)
             .field("call_timeout", &self.call_timeout)
-            .field("max_body", &self.max_body)
-            .field("max_in_flight", &self.max_in_flight)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }
@@ -105,15 +105,22 @@ impl NodeBuilder {
         self
     }
 
-    /// The largest body in either direction, in bytes, encoded. Default 1 MiB.
-    pub fn max_body(mut self, bytes: usize) -> Self {
-        self.max_body = bytes;
+    /// How large, how deep and how many: see [`Limits`] for each with its default.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
-    /// How many calls may be in flight at once. Default 10,000; more are refused with `resource_exhausted`.
+    /// The largest body in either direction, in bytes, encoded: [`Limits::body`]. Default 1 MiB.
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.limits = self.limits.body(bytes);
+        self
+    }
+
+    /// How many calls may be in flight at once: [`Limits::calls_in_flight`]. Default 10,000; more are refused with
+    /// `resource_exhausted`.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
-        self.max_in_flight = calls;
+        self.limits = self.limits.calls_in_flight(calls);
         self
     }
 
@@ -136,6 +143,12 @@ impl NodeBuilder {
     /// `robot1.sensors.sonar` at the broker. Nodes talk to each other within one namespace. Default: none.
     pub fn namespace(mut self, levels: impl Into<String>) -> Self {
         self.namespace = Some(levels.into());
+        self
+    }
+
+    /// Whom secure connections trust, and the certificate shown to the broker; in place of what the URL says of it.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -178,6 +191,7 @@ impl NodeBuilder {
             _ => Codec::Json,
         });
         check_codec(codec, dialect)?;
+        self.limits.check().map_err(ConnectError::Settings)?;
         let namespace = self
             .namespace
             .map(Address::new)
@@ -187,9 +201,10 @@ impl NodeBuilder {
             lazy: self.lazy,
             connect_timeout: self.connect_timeout,
             operation_timeout: self.operation_timeout,
-            max_body: self.max_body,
+            max_body: self.limits.body_in,
             dialect,
             reply_route,
+            tls: self.tls.unwrap_or_else(|| Tls::of(&url)),
             node_id: id::random(),
         };
         let transport = transport::connect(&url, options).await?;
@@ -197,12 +212,12 @@ impl NodeBuilder {
         Ok(Node {
             inner: Arc::new(Inner {
                 transport,
-                pending: Pending::new(self.max_in_flight, handle.clone()),
+                pending: Pending::new(self.limits.calls_in_flight, handle.clone()),
                 inbox: OnceCell::new(),
                 config: Config {
                     call_timeout: self.call_timeout,
                     operation_timeout: self.operation_timeout,
-                    max_body: self.max_body,
+                    limits: self.limits,
                     dialect,
                     codec,
                     namespace,

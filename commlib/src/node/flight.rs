@@ -55,7 +55,9 @@ impl InFlight {
         let pending = &node.inner.pending;
         let Some(call) = pending.register(now, deadline) else {
             let limit = pending.limit();
-            let text = format!("{limit} calls are in flight already; see `NodeBuilder::max_in_flight`");
+            let text = format!(
+                "{limit} calls are in flight already; raise the limit with `Limits::calls_in_flight`"
+            );
             return Err(Failure::from(Status::new(StatusCode::ResourceExhausted, text)).into());
         };
         let flight = Self {
@@ -99,7 +101,7 @@ impl InFlight {
         budget.made_progress();
         self.over = true;
         Poll::Ready(match outcome {
-            CallOutcome::Reply(reply) => Node::take_reply(reply).map_err(Stopped::from),
+            CallOutcome::Reply(reply) => node.take_reply(reply).map_err(Stopped::from),
             CallOutcome::Malformed(error) => Err(Failure::from(LocalError::Decode(error.to_string())).into()),
             CallOutcome::Failed(error) => Err(error.into()),
         })

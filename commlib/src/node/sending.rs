@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Node;
 use super::flight::{InFlight, Stopped, Watched};
 use crate::address::Address;
-use crate::codec::Codec;
+use crate::codec::{self, Codec};
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, check_headers};
@@ -25,8 +25,9 @@ impl Node {
         invocation: Invocation,
         now: Instant,
     ) -> Result<Envelope, Failure> {
-        check_headers(&invocation.headers)?;
-        let (size, limit) = (invocation.body.len(), self.inner.config.max_body);
+        let limits = &self.inner.config.limits;
+        check_headers(&invocation.headers, limits)?;
+        let (size, limit) = (invocation.body.len(), limits.body_out);
         if size > limit {
             return Err(LocalError::TooLarge {
                 what: "the body",
@@ -74,8 +75,15 @@ impl Node {
         self.inner.inbox.initialized() && self.inner.config.client_middleware.is_empty()
     }
 
-    pub(super) fn take_reply(reply: Envelope) -> Outcome {
-        let codec = Codec::of(reply.meta.content_type.as_deref());
+    pub(super) fn take_reply(&self, reply: Envelope) -> Outcome {
+        let depth = self.inner.config.limits.depth;
+        let codec = Codec::of(reply.meta.content_type.as_deref()).and_then(|codec| {
+            let body = match &reply.meta.error {
+                Some(error) => &error.details,
+                None => &reply.data,
+            };
+            codec::check_depth(codec, body, depth).map(|()| codec)
+        });
         match reply.meta.error {
             Some(error) if error.code != APPLICATION => Err(error.into_status(codec.ok()).into()),
             Some(error) => Err(match codec {

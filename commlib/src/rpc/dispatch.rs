@@ -15,6 +15,7 @@ use super::{MethodDescriptor, RpcService};
 use crate::codec::{self, Codec};
 use crate::envelope::Meta;
 use crate::error::{Execution, Status, StatusCode};
+use crate::limits::too_large;
 use crate::node::Node;
 use crate::runtime::cancel::Cancel;
 use crate::runtime::serving::Serving;
@@ -120,8 +121,8 @@ impl RequestSink for Dispatcher {
                 return refuse(responder, &status);
             }
             Taken::TooLarge { size } => {
-                let limit = server.node.config().max_body;
-                let text = format!("the request has {size} bytes, over the server's limit of {limit}");
+                let limit = server.node.config().limits.body_in;
+                let text = too_large("the body of the request", size, limit);
                 tracing::warn!(address = %method.descriptor.address, size, limit, "refused a request over the limit");
                 return refuse(responder, &Status::new(StatusCode::ResourceExhausted, text));
             }
@@ -133,6 +134,10 @@ impl RequestSink for Dispatcher {
                 return refuse(responder, &Status::new(StatusCode::InvalidArgument, reason));
             }
         };
+        if let Err(status) = server.node.config().check_received(&message, codec) {
+            tracing::warn!(address = %method.descriptor.address, %status, "refused a request over a limit");
+            return refuse(responder, &status);
+        }
         let received = Received::now();
         let deadline = match server.admit(method.descriptor, &message.meta, redelivered, received) {
             Ok(deadline) => deadline,

@@ -209,7 +209,7 @@ impl Handling {
     fn answer(self, server: &Server, result: HandlerResult, now: Instant) {
         let method = server.method(self.method).descriptor;
         let address = &method.address;
-        let limit = server.node.config().max_body;
+        let limit = server.node.config().limits.body_out;
         let result = match result {
             // Where the caller said how long it waits, what comes later is no success, even if it would be the first to
             // see it: the handler may have stopped because of the deadline.
@@ -220,7 +220,9 @@ impl Handling {
             Ok(reply) if reply.body.len() > limit => {
                 let size = reply.body.len();
                 tracing::error!(%address, size, limit, "a reply is over the limit and was not sent");
-                let text = format!("the reply has {size} bytes, over the server's limit of {limit}");
+                let text = format!(
+                    "the reply has {size} bytes, over the server's limit of {limit}; the server can raise it with `Limits::body_out`"
+                );
                 Err(Status::new(StatusCode::ResourceExhausted, text)
                     .with_execution(Execution::Failed)
                     .into())

@@ -51,12 +51,12 @@ impl ServeRpc {
         Self {
             node: node.clone(),
             service,
-            concurrency: 64,
+            concurrency: node.config().limits.concurrency,
             auto_ack: false,
         }
     }
 
-    /// How many requests run at once, at least 1. Default 64. More wait at the broker, or go to other servers.
+    /// How many requests run at once, at least 1. Default [`Limits::concurrency`](crate::Limits::concurrency), 64. More wait at the broker, or go to other servers.
     pub fn concurrency(mut self, requests: u32) -> Self {
         self.concurrency = requests.max(1);
         self
@@ -120,7 +120,7 @@ impl ServeRpc {
                     permits: Arc::clone(&permits),
                     concurrency: self.concurrency,
                     auto_ack: self.auto_ack,
-                    max_body: self.node.config().max_body,
+                    max_body: self.node.config().limits.body_in,
                     sink: Arc::clone(&dispatcher) as Arc<dyn RequestSink>,
                 };
                 let transport = Arc::clone(&transport);

@@ -135,7 +135,7 @@ impl ServeTopics {
             service,
             group: None,
             concurrency: 1,
-            buffer: 4096,
+            buffer: node.config().limits.topic_buffer,
             live: false,
             retries: Retries {
                 attempts: ATTEMPTS,
@@ -163,7 +163,8 @@ impl ServeTopics {
         self
     }
 
-    /// How many messages of one topic wait for the handler before the oldest are dropped, at least 1. Default 4096.
+    /// How many messages of one topic wait for the handler before the oldest are dropped, at least 1. Default
+    /// [`Limits::topic_buffer`](crate::Limits::topic_buffer), 4,096.
     pub fn buffer(mut self, messages: usize) -> Self {
         self.buffer = messages.max(1);
         self
@@ -330,6 +331,10 @@ impl Worker {
                 return self.settle(tracked, Verdict::Dead(reason));
             }
         };
+        if let Err(status) = self.node.config().check_received(&message, codec) {
+            tracing::warn!(topic = address, %status, "a topic message was not handled");
+            return self.settle(tracked, Verdict::Dead(status.message));
+        }
         let trace = TraceContext::from_headers(&message.meta.headers);
         let span = tracing::info_span!("commlib.handle", address = %topic, trace_id = tracing::field::Empty);
         if let Some(trace) = &trace {

@@ -20,7 +20,7 @@ use crate::codec::{self, Codec};
 use crate::envelope::Headers;
 use crate::error::NodeError;
 use crate::message::{CaptureError, Message};
-use crate::node::Node;
+use crate::node::{Config, Node};
 use crate::transport::{self, DurableSpec, Group, SubscribeSpec, TopicMessage, TopicSink, Tracked};
 
 /// How often a message of a durable topic is delivered at most, unless the settings say otherwise.
@@ -111,18 +111,18 @@ impl<M, C> fmt::Debug for Subscribe<M, C> {
 impl<M, C> Subscribe<M, C> {
     fn new(node: Node, topic: Option<&'static TopicDescriptor>, pattern: Result<Pattern, NodeError>) -> Self {
         Self {
+            buffer: node.config().limits.topic_buffer,
             node,
             topic,
             pattern,
-            buffer: 4096,
             group: None,
             attempts: ATTEMPTS,
             message: PhantomData,
         }
     }
 
-    /// How many messages wait for a slow reader before the oldest are dropped, at least 1. Default 4096: what a
-    /// fast publisher sends in some 20 ms.
+    /// How many messages wait for a slow reader before the oldest are dropped, at least 1. Default
+    /// [`Limits::topic_buffer`](crate::Limits::topic_buffer), 4,096.
     ///
     /// When half of it is full, what can wait for the reader does: a publisher on the in-process bus, and on Redis the
     /// connection that takes this node's topics. Either waits for 50 ms at most, and not again before the reader has caught
@@ -232,7 +232,7 @@ pub(super) async fn start(
                 pattern,
                 group,
                 durable: durable.clone(),
-                max_body: node.config().max_body,
+                max_body: node.config().limits.body_in,
                 sink,
             };
             let transport = Arc::clone(node.transport());
@@ -356,7 +356,7 @@ impl<M: Message, C: Captures> Subscription<M, C> {
             }
             return None;
         }
-        let received = decode(self.topic, message, attempt);
+        let received = decode(self.node.config(), self.topic, message, attempt);
         match (&received, tracked) {
             (Ok(_), tracked) => self.unsettled = tracked,
             (Err(error), Some(tracked)) => tracked.settle.dead(error.to_string()),
@@ -382,6 +382,7 @@ pub(super) fn local(namespace: Option<&Address>, mut message: TopicMessage) -> T
 }
 
 fn decode<M: Message, C: Captures>(
+    config: &Config,
     topic: Option<&TopicDescriptor>,
     received: TopicMessage,
     attempt: u32,
@@ -392,10 +393,11 @@ fn decode<M: Message, C: Captures>(
             .and_then(|topic| topic.template.extract(&address))
             .unwrap_or_default();
         let captures = C::from_levels(&levels).map_err(|error| error.to_string())?;
-        Ok((
-            codec::decode(Codec::of(message.meta.content_type.as_deref())?, &message.data)?,
-            captures,
-        ))
+        let codec = Codec::of(message.meta.content_type.as_deref())?;
+        config
+            .check_received(&message, codec)
+            .map_err(|status| status.message)?;
+        Ok((codec::decode(codec, &message.data)?, captures))
     };
     match read() {
         Ok((body, captures)) => Ok(Received {

@@ -43,6 +43,7 @@ mod durable;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+mod tls;
 pub(crate) mod url;
 
 use std::fmt;
@@ -57,6 +58,7 @@ use crate::envelope::{Dialect, Envelope, Malformed};
 use crate::error::{ConnectError, Execution, Status, StatusCode};
 
 pub use durable::{DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Settle, Tracked};
+pub use tls::Tls;
 pub use url::BrokerUrl;
 
 /// A backend. See the [module](self) for the numbered clauses.
@@ -500,6 +502,8 @@ pub(crate) struct TransportOptions {
     pub(crate) dialect: Dialect,
     /// Only AMQP has a choice.
     pub(crate) reply_route: ReplyRoute,
+    /// Whom secure connections trust, and who we are there.
+    pub(crate) tls: Tls,
     /// A name for this node at the broker: 24 characters of `[A-Za-z0-9_-]`, unguessable.
     pub(crate) node_id: String,
 }
@@ -534,6 +538,12 @@ fn check(url: &BrokerUrl, options: &TransportOptions) -> Result<(), ConnectError
         let reason = reason.to_owned();
         Err(ConnectError::Unsupported { transport, reason })
     };
+    if !options.tls.is_default() && !matches!(url.kind(), Scheme::Rediss | Scheme::Amqps) {
+        return Err(ConnectError::Settings(format!(
+            "there are settings for TLS, but {}:// is not secure; write rediss:// or amqps://",
+            url.scheme()
+        )));
+    }
     match url.kind() {
         Scheme::Memory if options.dialect != Dialect::Native => {
             unsupported("memory", "has no peers of another dialect; leave the dialect out")

@@ -58,8 +58,10 @@ impl Scheme {
     const fn settings(self) -> &'static [&'static str] {
         match self {
             Self::Memory => &["codec"],
-            Self::Redis | Self::Rediss | Self::RedisUnix => &["codec", "dialect"],
-            Self::Amqp | Self::Amqps => &["codec", "dialect", "reply", "heartbeat"],
+            Self::Redis | Self::RedisUnix => &["codec", "dialect"],
+            Self::Rediss => &["codec", "dialect", "ca", "cert", "key"],
+            Self::Amqp => &["codec", "dialect", "reply", "heartbeat"],
+            Self::Amqps => &["codec", "dialect", "reply", "heartbeat", "ca", "cert", "key"],
         }
     }
 }
@@ -95,7 +97,8 @@ impl fmt::Debug for Secret {
 /// User, password and virtual host are percent-decoded. Settings after `?`: `codec=msgpack` for clients and publishers
 /// that write MessagePack ([`NodeBuilder::codec`](crate::NodeBuilder::codec)); `dialect=commlib-py` for clients and
 /// publishers whose peers run commlib-py; on AMQP `reply=queue` for a reply queue in place of Direct Reply-to and
-/// `heartbeat=SECONDS`. Unknown settings and fragments are errors. `Debug` and errors never show the password.
+/// `heartbeat=SECONDS`; over TLS `ca=FILE` for the authority to trust in place of those of the system, and `cert=FILE&key=FILE`
+/// for a client certificate, all as PEM ([`Tls`](crate::Tls)). Unknown settings and fragments are errors. `Debug` and errors never show the password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BrokerUrl {
     scheme: Scheme,
@@ -199,6 +202,7 @@ impl BrokerUrl {
             "codec" => matches!(value, "json" | "msgpack"),
             "reply" => matches!(value, "direct" | "queue"),
             "heartbeat" => value.parse::<u16>().is_ok_and(|seconds| seconds > 0),
+            "ca" | "cert" | "key" => !value.is_empty(),
             _ => value.parse::<i64>().is_ok_and(|db| db >= 0),
         };
         if !fine {
@@ -207,6 +211,7 @@ impl BrokerUrl {
                 "codec" => "`json` or `msgpack`",
                 "reply" => "`direct` or `queue`",
                 "heartbeat" => "a number of seconds from 1 to 65535",
+                "ca" | "cert" | "key" => "the path of a file",
                 _ => "the number of a database",
             };
             return Err(ConnectError::Url(format!("the setting `{name}` takes {wanted}")));
@@ -219,6 +224,9 @@ impl BrokerUrl {
 
     fn check(&self, raw_path: &str) -> Result<(), ConnectError> {
         let fail = |text: &str| Err(ConnectError::Url(text.to_owned()));
+        if self.setting("cert").is_some() != self.setting("key").is_some() {
+            return fail("a client certificate needs both settings, `cert` and `key`");
+        }
         match self.scheme {
             Scheme::Memory if !self.path.is_empty() => {
                 fail("a memory URL is only a name: write `memory://name`")
@@ -340,6 +348,11 @@ mod tests {
         assert!(error("amqp://h?heartbeat=0").contains("from 1 to 65535"));
         assert!(error("amqp://h/a/b").contains("%2f"));
         assert!(error("redis+unix://").contains("names no socket"));
+        assert!(error("rediss://h?cert=a.pem").contains("both settings"));
+        assert!(error("amqps://h?ca=").contains("path of a file"));
+        // What would be a secure connection by its settings is never a plain one.
+        assert!(error("redis://h?ca=ca.pem").contains("unknown setting `ca`"));
+        assert!(error("amqp://h?ca=ca.pem").contains("unknown setting `ca`"));
     }
 
     #[test]

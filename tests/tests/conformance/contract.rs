@@ -34,10 +34,17 @@ pub trait Probe {
     async fn time_left(&self, ctx: &RequestContext) -> u64;
     async fn panic(&self);
     async fn bytes(&self, size: usize) -> String;
+    /// Arrays within each other.
+    async fn nested(&self, depth: usize) -> serde_json::Value;
     /// Calls itself through the broker, `depth` times.
     async fn relay(&self, ctx: &RequestContext, depth: u32) -> Result<u64, RelayError>;
     #[rpc(oneway)]
     async fn note(&self, text: String);
+}
+
+/// A value of so many arrays within each other.
+pub fn nested(depth: usize) -> serde_json::Value {
+    (0..depth).fold(serde_json::Value::Null, |inner, _| serde_json::json!([inner]))
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
@@ -124,6 +131,10 @@ impl Probe for Prober {
 
     async fn bytes(&self, size: usize) -> String {
         "x".repeat(size)
+    }
+
+    async fn nested(&self, depth: usize) -> serde_json::Value {
+        nested(depth)
     }
 
     async fn relay(&self, ctx: &RequestContext, depth: u32) -> Result<u64, RelayError> {

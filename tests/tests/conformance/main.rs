@@ -11,6 +11,7 @@ mod clauses;
 mod codecs;
 mod contract;
 mod durable;
+mod limits;
 mod outages;
 mod raw;
 mod topics;
@@ -97,6 +98,17 @@ on_every_transport! {
             an_unknown_content_type_is_refused
             bad_message_pack_is_an_invalid_argument
             message_pack_over_the_servers_limit_is_refused
+        }
+        limits {
+            a_body_may_be_smaller_in_one_direction
+            too_many_headers_are_refused_on_both_sides
+            headers_that_are_too_large_are_refused_on_both_sides
+            very_many_headers_cost_a_server_no_time
+            nesting_over_the_limit_is_refused
+            topic_messages_over_a_limit_are_notices
+            a_server_runs_no_more_at_once_than_its_node_says
+            a_reader_keeps_no_more_than_its_node_says
+            addresses_have_a_longest_length
         }
         clauses {
             c01_exactly_one_consumer_gets_a_message

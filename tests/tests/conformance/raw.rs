@@ -78,6 +78,31 @@ impl Raw {
         }
     }
 
+    /// Sends a request with very many headers, as far as the broker carries them.
+    pub async fn push_headers(&self, address: &str, count: usize) {
+        if let Self::Amqp { channel, .. } = self {
+            let mut headers = FieldTable::default();
+            // The largest table that goes into one frame with names of six bytes.
+            for header in 0..count.min(8_000) {
+                let value = lapin::types::AMQPValue::LongString("".into());
+                headers.insert(format!("h{header:05}").into(), value);
+            }
+            let properties = BasicProperties::default()
+                .with_type("commlib.request".into())
+                .with_headers(headers);
+            amqp_publish(channel, "", address, br#"{"a":1,"b":2}"#, properties).await;
+            return;
+        }
+        let headers: serde_json::Map<_, _> = (0..count)
+            .map(|header| (format!("h{header:05}"), "".into()))
+            .collect();
+        let item = json!({"data": {"a": 1, "b": 2}, "meta": {"headers": headers}});
+        self.push(address, item.to_string().as_bytes()).await;
+        // As the short way through the parser takes them.
+        let item = format!(r#"{{"data":{{"a":1,"b":2}},"meta":{}}}"#, item["meta"]);
+        self.push(address, item.as_bytes()).await;
+    }
+
     /// Publishes a native message with a body of a content type.
     pub async fn publish_as(&self, topic: &str, content_type: &str, body: &[u8]) {
         match self {

@@ -113,7 +113,7 @@ impl<'a> Scan<'a> {
         loop {
             let name = self.plain_string()?;
             self.expect(b":")?;
-            headers.insert(name, self.plain_string()?);
+            headers.receive(name, self.plain_string()?);
             match self.next()? {
                 b',' => {}
                 b'}' => return Some(headers),

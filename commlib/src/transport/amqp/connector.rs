@@ -20,8 +20,10 @@ use tokio::net::TcpStream;
 use super::errors;
 use super::properties::name;
 use crate::error::ConnectError;
-use crate::transport::BrokerUrl;
+#[cfg(feature = "tls")]
+use crate::transport::tls;
 use crate::transport::url::Scheme;
+use crate::transport::{BrokerUrl, Tls};
 
 /// Both sides agree on the smaller of this and what the broker wants. Without one the library would reserve buffers
 /// for frames of 4 GiB from a broker that wants none.
@@ -33,6 +35,8 @@ type Stream = AsyncTcpStream<Compat<TcpStream>>;
 /// What is needed to connect. `Debug` shows no password.
 pub(super) struct Target {
     url: BrokerUrl,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Client>,
     /// Shown by the broker's tools.
     name: String,
     limit: Duration,
@@ -67,12 +71,33 @@ impl Drop for KillOnDrop {
 }
 
 impl Target {
-    pub(super) fn new(url: &BrokerUrl, name: String, limit: Duration) -> Self {
-        Self {
+    pub(super) fn new(
+        url: &BrokerUrl,
+        #[cfg_attr(
+            not(feature = "tls"),
+            expect(unused_variables, reason = "without TLS there is nothing to set")
+        )]
+        tls: &Tls,
+        name: String,
+        limit: Duration,
+    ) -> Result<Self, ConnectError> {
+        #[cfg(not(feature = "tls"))]
+        if url.kind() == Scheme::Amqps {
+            return Err(ConnectError::NotBuilt {
+                scheme: "amqps",
+                feature: "tls",
+            });
+        }
+        Ok(Self {
+            #[cfg(feature = "tls")]
+            tls: match url.kind() {
+                Scheme::Amqps => Some(tls::Client::new(url, tls, limit)?),
+                _ => None,
+            },
             url: url.clone(),
             name,
             limit,
-        }
+        })
     }
 
     /// Connects and logs in, within the limit. Dropping the future ends the attempt.
@@ -110,29 +135,26 @@ impl Target {
 
     #[cfg(feature = "tls")]
     async fn secure(&self, stream: Stream) -> Result<Stream, ConnectError> {
-        if self.url.kind() != Scheme::Amqps {
+        let Some(tls) = &self.tls else {
             return Ok(stream);
-        }
-        // With two providers in a build the TLS library panics unless one was chosen; somebody else may have done so.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        stream
-            .into_tls(self.url.host(), lapin::tcp::TLSConfig::default())
-            .await
-            .map_err(|error| ConnectError::Tls {
-                address: self.url.address(),
-                reason: error.to_string(),
-            })
+        };
+        let connector = lapin::tcp::RustlsConnector::from(tls.config.clone());
+        let handshake = stream.into_rustls(&connector, self.url.host());
+        tls.bounded(handshake).await.map_err(|reason| tls.error(reason))
     }
 
     #[cfg(not(feature = "tls"))]
     async fn secure(&self, stream: Stream) -> Result<Stream, ConnectError> {
-        if self.url.kind() == Scheme::Amqps {
-            return Err(ConnectError::NotBuilt {
-                scheme: "amqps",
-                feature: "tls",
-            });
-        }
         Ok(stream)
+    }
+
+    /// What it means that the greeting or the login failed.
+    fn refused(&self, error: &lapin::Error) -> ConnectError {
+        #[cfg(feature = "tls")]
+        if let (Some(tls), lapin::ErrorKind::IOError(cause)) = (&self.tls, error.kind()) {
+            return tls.error(tls.ended_early(&tls::reason(cause)));
+        }
+        errors::login(&self.url.address(), error)
     }
 
     async fn greet(&self, stream: Stream, role: &str) -> Result<Connection, ConnectError> {
@@ -183,7 +205,7 @@ impl Target {
             properties,
         )
         .await
-        .map_err(|error| errors::login(&self.url.address(), &error))
+        .map_err(|error| self.refused(&error))
     }
 
     fn heartbeat(&self) -> u16 {

@@ -26,12 +26,11 @@ use super::responder::Answer;
 use super::supervisor::{Link, next_link};
 use super::{Alive, Core};
 use crate::envelope::Malformed;
+use crate::limits::QUEUE_LENGTH;
 use crate::transport::{ConsumeSpec, Consumer, Delivery, Taken, TransportError, TransportErrorKind};
 
 /// How long a queue lives without consumers, in ms; in normal operation it goes with its last consumer.
 const QUEUE_EXPIRES: i32 = 60_000;
-/// Requests that may wait in a queue.
-const QUEUE_LENGTH: i32 = 10_000;
 
 /// One event of one of the queues.
 #[expect(clippy::large_enum_variant, reason = "the large variant is the common one")]
@@ -221,7 +220,7 @@ impl Task {
         };
         let mut arguments = FieldTable::default();
         arguments.insert(name("x-expires"), AMQPValue::LongInt(QUEUE_EXPIRES));
-        arguments.insert(name("x-max-length"), AMQPValue::LongInt(QUEUE_LENGTH));
+        arguments.insert(name("x-max-length"), AMQPValue::LongInt(QUEUE_LENGTH.into()));
         arguments.insert(name("x-overflow"), AMQPValue::LongString("reject-publish".into()));
         let what = format!("declaring the queue `{address}`");
         let declare = session

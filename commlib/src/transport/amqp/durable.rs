@@ -31,6 +31,7 @@ use super::supervisor::{Link, next_link};
 use super::{Alive, Core, TOPICS, random_name};
 use crate::address::Address;
 use crate::envelope::Envelope;
+use crate::limits::too_large;
 use crate::transport::{
     Accepted, Durability, DurableSpec, Group, Settle, SubscribeSpec, Subscription, TopicMessage, Tracked,
     TransportError, TransportErrorKind,
@@ -291,10 +292,7 @@ impl Task {
         let read = if !self.spec.pattern.matches(&address) {
             Err("its address is none of the group's".to_owned())
         } else if size > self.spec.max_body {
-            Err(format!(
-                "it has {size} bytes, over the limit of {}",
-                self.spec.max_body
-            ))
+            Err(too_large("it", size, self.spec.max_body))
         } else {
             read_topic(&properties, body.clone()).map_err(|malformed| malformed.reason)
         };

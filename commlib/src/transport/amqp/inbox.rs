@@ -20,6 +20,7 @@ use super::properties::{DIRECT_REPLY_TO, EXCHANGE_OF_REPLIES, name, read_reply};
 use super::random_name;
 use super::routes::Routes;
 use crate::error::Execution;
+use crate::limits::too_large;
 use crate::transport::{ReplyRoute, ReplySink, TransportError, TransportErrorKind};
 
 /// How to open an inbox.
@@ -145,7 +146,7 @@ async fn read(mut replies: Consumer, inbox: Inbox, _ended: DropGuard) {
                 TransportError {
                     kind: TransportErrorKind::TooLarge,
                     execution: Execution::Failed,
-                    message: format!("the reply has {size} bytes, over the limit of {max_body}"),
+                    message: too_large("the body of the reply", size, max_body),
                 },
             ),
             Some((id, reply)) => sink.reply(&id, reply),

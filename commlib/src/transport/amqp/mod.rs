@@ -160,9 +160,10 @@ pub(crate) async fn connect(
     let limit = options.operation_timeout;
     let target = Arc::new(Target::new(
         url,
+        &options.tls,
         format!("commlib {}", options.node_id),
         options.connect_timeout,
-    ));
+    )?);
     let board = Arc::new(Board::new());
     let slot = |role| Slot::new(role, Arc::clone(&target), Arc::clone(&board), limit);
     let (publishing, consuming) = (slot(Role::Publishing), slot(Role::Consuming));

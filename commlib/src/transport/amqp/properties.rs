@@ -379,7 +379,7 @@ fn read_headers(properties: &BasicProperties) -> crate::envelope::Headers {
         if !key.as_str().starts_with(RESERVED)
             && let Some(value) = as_text(value)
         {
-            read.insert(key.as_str(), value);
+            read.receive(key.as_str(), value);
         }
     }
     read

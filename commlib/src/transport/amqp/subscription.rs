@@ -28,6 +28,7 @@ use super::properties::{name, read_topic, short};
 use super::rebuild::Rebuild;
 use super::supervisor::{Link, next_link};
 use super::{Alive, Core, TOPICS, random_name};
+use crate::limits::too_large;
 use crate::transport::{SubscribeSpec, Subscription, TopicMessage, TransportError, TransportErrorKind};
 
 /// Messages that may wait at the broker; the oldest are dropped.
@@ -305,11 +306,7 @@ impl Task {
             return;
         }
         if message.data.len() > self.spec.max_body {
-            let reason = format!(
-                "it has {} bytes, over the limit of {}",
-                message.data.len(),
-                self.spec.max_body
-            );
+            let reason = too_large("it", message.data.len(), self.spec.max_body);
             return self.spec.sink.dropped(&reason);
         }
         let address = address.to_owned();

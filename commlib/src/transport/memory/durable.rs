@@ -13,6 +13,7 @@ use super::bus::Bus;
 use super::topics::Subscriber;
 use crate::address::Pattern;
 use crate::envelope::Envelope;
+use crate::limits::too_large;
 use crate::transport::durable::now_micros;
 use crate::transport::{
     Accepted, DeadLetter, Disposal, Durability, Settle, TopicMessage, Tracked, TransportError,
@@ -221,11 +222,7 @@ pub(super) async fn take_part(
             item: Some(item),
         });
         if message.data.len() > member.max_body {
-            let reason = format!(
-                "it has {} bytes, over the limit of {}",
-                message.data.len(),
-                member.max_body
-            );
+            let reason = too_large("it", message.data.len(), member.max_body);
             member.sink.dropped(&reason);
             settle.dead(reason);
             continue;

@@ -15,12 +15,13 @@ use super::bus::Bus;
 use super::responder::{MemoryResponder, ReplyRoute, ReplyTo};
 use crate::address::Address;
 use crate::envelope::{Envelope, Malformed, native};
+use crate::limits::QUEUE_LENGTH;
 use crate::transport::{
     ConsumeSpec, Delivery, ReplySink, RequestSink, Taken, TransportError, TransportErrorKind,
 };
 
 /// How many messages a work queue keeps while its consumers are busy.
-const LIMIT: usize = 10_000;
+const LIMIT: usize = QUEUE_LENGTH as usize;
 
 /// The work queues that somebody consumes.
 #[derive(Default)]

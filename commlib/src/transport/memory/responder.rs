@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::queue::{Content, Place, Requester};
 use crate::envelope::{Dialect, Envelope, Malformed, commlib_py, native};
+use crate::limits::too_large;
 use crate::transport::{Responder, TransportError, TransportErrorKind};
 
 /// Where and how a request is answered.
@@ -87,7 +88,7 @@ impl Requester {
         let error = TransportError {
             kind: TransportErrorKind::TooLarge,
             execution: crate::Execution::Failed,
-            message: format!("the reply has {size} bytes, over the limit of {limit}"),
+            message: too_large("the body of the reply", size, limit),
         };
         self.sink.failed(correlation_id, error);
     }

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::fault;
 use super::resp::{self, Decoder, NotResp, Value};
 use crate::error::ConnectError;
-use crate::transport::BrokerUrl;
 use crate::transport::url::{Scheme, Secret};
+use crate::transport::{BrokerUrl, Tls};
 
 /// A connection that owes an answer and says nothing for this long is dead.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
@@ -110,6 +110,11 @@ impl Endpoint {
     /// Strings over `largest` bytes are not read into memory.
     pub(super) fn new(
         url: &BrokerUrl,
+        #[cfg_attr(
+            not(feature = "tls"),
+            expect(unused_variables, reason = "without TLS there is nothing to set")
+        )]
+        tls: &Tls,
         timeout: Duration,
         node_id: String,
         largest: usize,
@@ -144,7 +149,7 @@ impl Endpoint {
                 port: url.port(),
                 #[cfg(feature = "tls")]
                 tls: match scheme {
-                    Scheme::Rediss => Some(Box::new(super::tls::Tls::new(url)?)),
+                    Scheme::Rediss => Some(Box::new(super::tls::Tls::new(url, tls, timeout)?)),
                     _ => None,
                 },
             },
@@ -202,7 +207,7 @@ impl Endpoint {
         if self.database != 0 {
             resp::command(&mut out, &[b"SELECT", self.database.to_string().as_bytes()]);
         }
-        let silent = |error: LinkError| OpenError::Unreachable(error.to_string());
+        let silent = |error: LinkError| self.ended_early(&error);
         link.write(&out).await.map_err(silent)?;
         match link.reader.next().await.map_err(silent)? {
             Value::Array(hello) => {
@@ -226,6 +231,15 @@ impl Endpoint {
             return Err(OpenError::Auth(self.scrub(&error)));
         }
         Ok(link)
+    }
+
+    /// The connection ended before the server said anything.
+    fn ended_early(&self, error: &LinkError) -> OpenError {
+        #[cfg(feature = "tls")]
+        if let Target::Tcp { tls: Some(tls), .. } = &self.target {
+            return OpenError::Tls(tls.ended_early(&error.to_string()));
+        }
+        OpenError::Unreachable(error.to_string())
     }
 
     async fn dial(&self) -> Result<(ReadHalf, WriteHalf), OpenError> {

@@ -22,6 +22,7 @@ use super::scripts::{Script, Scripts};
 use super::writer::Waiting;
 use crate::envelope::{Envelope, Malformed, native};
 use crate::error::Execution;
+use crate::limits::too_large;
 use crate::transport::backoff::Backoff;
 use crate::transport::{ReplySink, TransportError, TransportErrorKind};
 
@@ -275,10 +276,7 @@ impl Inbox {
                     kind: TransportErrorKind::TooLarge,
                     // There is an answer, so the work was done.
                     execution: Execution::Failed,
-                    message: format!(
-                        "the reply has {size} bytes, over this node's limit of {}; raise it with `Node::builder().max_body(…)`",
-                        self.max_body
-                    ),
+                    message: too_large("the body of the reply", size, self.max_body),
                 },
             ),
         }

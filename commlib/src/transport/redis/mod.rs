@@ -61,13 +61,14 @@ use super::{
 use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Envelope, commlib_py, native};
 use crate::error::ConnectError;
+use crate::limits::{HARD_HEADER_BYTES, QUEUE_LENGTH};
 
 /// Requests that wait in one work queue.
-const QUEUE_LIMIT: i64 = 10_000;
+const QUEUE_LIMIT: i64 = QUEUE_LENGTH as i64;
 /// A list outlives the time to live of its last request by this, so that its server can answer "too late".
 const GRACE: Duration = Duration::from_secs(5);
 /// What an envelope has around a body of the largest size.
-const ENVELOPE: usize = 64 * 1024;
+const ENVELOPE: usize = 32 * 1024 + 2 * HARD_HEADER_BYTES;
 
 /// Connects, or starts to.
 pub(crate) async fn connect(
@@ -81,6 +82,7 @@ pub(crate) async fn connect(
 async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTransport>, ConnectError> {
     let endpoint = Endpoint::new(
         url,
+        &options.tls,
         options.connect_timeout,
         options.node_id.clone(),
         options.max_body.saturating_add(ENVELOPE),

@@ -413,7 +413,8 @@ mod tests {
     #[test]
     fn a_topic_that_is_left_and_wanted_again_waits_for_its_own_confirmation() {
         let url = crate::transport::BrokerUrl::parse("redis://127.0.0.1").unwrap();
-        let endpoint = Endpoint::new(&url, SILENCE, String::new(), 0).unwrap();
+        let endpoint =
+            Endpoint::new(&url, &crate::transport::Tls::default(), SILENCE, String::new(), 0).unwrap();
         let mut hub = Hub::new(
             Arc::new(endpoint),
             mpsc::unbounded_channel().1,

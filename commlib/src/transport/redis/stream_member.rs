@@ -27,6 +27,7 @@ use super::{Life, RedisTransport};
 use crate::address::Pattern;
 use crate::envelope::{Envelope, native};
 use crate::error::Execution;
+use crate::limits::too_large;
 use crate::transport::backoff::Backoff;
 use crate::transport::{
     DurableSpec, Group, Settle, SubscribeSpec, Subscription, TopicMessage, TopicSink, Tracked, TransportError,
@@ -504,7 +505,7 @@ impl Member {
     }
 
     fn too_large(&self, size: usize) -> String {
-        format!("it has {size} bytes, over the limit of {}", self.max_body)
+        too_large("it", size, self.max_body)
     }
 }
 

@@ -16,6 +16,7 @@ use super::pubsub::{Command, Topic};
 use super::resp::Value;
 use crate::address::Pattern;
 use crate::envelope::{Envelope, Malformed, native};
+use crate::limits::too_large;
 use crate::transport::{Subscription, TopicMessage, TopicSink};
 
 /// A subscription as the connection sees it.
@@ -102,11 +103,9 @@ impl Entry {
         };
         match (message, payload) {
             (Err(error), _) => self.dropped(&error.to_string()),
-            (Ok(message), _) if message.data.len() > self.max_body => self.dropped(&format!(
-                "a message of {} bytes is over the limit of {}",
-                message.data.len(),
-                self.max_body
-            )),
+            (Ok(message), _) if message.data.len() > self.max_body => {
+                self.dropped(&too_large("it", message.data.len(), self.max_body))
+            }
             (Ok(message), Value::Bulk(raw)) => self.pass(channel, message, raw),
             (Ok(_), _) => {}
         }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::*;
 use crate::address::Pattern;
 use crate::envelope::{Malformed, Meta};
-use crate::transport::{Delivery, Group, ReplyRoute, RequestSink, Taken, TopicMessage, TopicSink};
+use crate::transport::{Delivery, Group, ReplyRoute, RequestSink, Taken, Tls, TopicMessage, TopicSink};
 
 /// How long a test waits for what is to happen.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -32,6 +32,7 @@ fn options() -> TransportOptions {
         max_body: 1024 * 1024,
         dialect: Dialect::Native,
         reply_route: ReplyRoute::Direct,
+        tls: Tls::default(),
         node_id: format!("{:024x}", rand::random::<u128>() >> 32),
     }
 }

@@ -1,0 +1,225 @@
+//! The limits of a node, all in one place: how large, how deep and how many.
+
+/// No setting makes a body larger than this: 16 MiB, what RabbitMQ takes unless it is told otherwise.
+pub(crate) const HARD_BODY: usize = 16 * 1024 * 1024;
+/// No setting lets bodies nest deeper: the parsers count to 128, and what stands around a body takes some of it.
+pub(crate) const HARD_DEPTH: usize = 100;
+/// No setting allows more headers: looking one up goes through all of them.
+pub(crate) const HARD_HEADERS: usize = 256;
+/// No setting allows more bytes of headers: with all else that is said of a message they fit one frame of AMQP.
+pub(crate) const HARD_HEADER_BYTES: usize = 32 * 1024;
+/// The longest name of a header that is sent, in bytes.
+pub(crate) const HEADER_NAME: usize = 128;
+/// The longest value of a header that is sent, in bytes.
+pub(crate) const HEADER_VALUE: usize = 8 * 1024;
+/// How many requests wait in one work queue at the broker. All who use a queue have to agree on it, so it is no setting.
+pub(crate) const QUEUE_LENGTH: u16 = 10_000;
+
+/// How large, how deep and how many: the limits of a node.
+///
+/// They are all on, with the defaults below; [`NodeBuilder::limits`](crate::NodeBuilder::limits) sets others. What is
+/// over a limit is never sent, or refused before it is decoded, with an error that names the limit: in a call
+/// `resource_exhausted`, or `invalid_argument` for the depth, and always *did not run* for a request. Topic messages over
+/// a limit are dropped and counted as lagged, or given to the reader as an error; those of a durable topic become dead
+/// letters.
+///
+/// | limit | default | at most |
+/// |---|---|---|
+/// | [`body_in`](Self::body_in): a body that is taken, encoded | 1 MiB | 16 MiB |
+/// | [`body_out`](Self::body_out): a body that is sent, encoded | 1 MiB | 16 MiB |
+/// | [`depth`](Self::depth): arrays, objects and maps within each other, in a body that is taken | 64 | 100 |
+/// | [`headers`](Self::headers): headers of a message, both ways | 64 | 256 |
+/// | [`header_bytes`](Self::header_bytes): their names and values together, both ways | 16 KiB | 32 KiB |
+/// | [`calls_in_flight`](Self::calls_in_flight): calls of the node's clients that wait for their reply | 10,000 | 1,000,000 |
+/// | [`concurrency`](Self::concurrency): requests that a server runs at once, unless [it says otherwise](crate::rpc::ServeRpc::concurrency) | 64 | 65,535 |
+/// | [`topic_buffer`](Self::topic_buffer): messages that wait for a slow reader, unless [it says otherwise](crate::topic::Subscribe::buffer) | 4,096 | 1,000,000 |
+///
+/// Fixed: addresses have at most [200 bytes](crate::address::MAX_LEN), names of headers 128 and values 8 KiB where they are
+/// sent, and 10,000 requests wait in a work queue.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use commlib::{Limits, Node};
+/// let limits = Limits::default().body(4 * 1024 * 1024).headers(16);
+/// let node = Node::builder().limits(limits).connect("memory://limits").await?;
+/// # node.shutdown(std::time::Duration::from_secs(1)).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The largest body that is taken, in bytes, encoded. Default 1 MiB, at most 16 MiB.
+    pub body_in: usize,
+    /// The largest body that is sent, in bytes, encoded. Default 1 MiB, at most 16 MiB.
+    pub body_out: usize,
+    /// How deep arrays, objects and maps may be nested in a body that is taken. Default 64, at most 100.
+    pub depth: usize,
+    /// How many headers a message may have that is sent or taken. Default 64, at most 256.
+    pub headers: usize,
+    /// How many bytes the names and values of all headers of a message may have. Default 16 KiB, at most 32 KiB.
+    pub header_bytes: usize,
+    /// How many calls may wait for their reply at once. Default 10,000.
+    pub calls_in_flight: usize,
+    /// How many requests a server runs at once. Default 64.
+    pub concurrency: u32,
+    /// How many messages of a subscription wait for a slow reader before the oldest are dropped. Default 4,096: what a
+    /// fast publisher sends in some 20 ms.
+    pub topic_buffer: usize,
+}
+
+impl Limits {
+    /// The defaults.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            body_in: 1024 * 1024,
+            body_out: 1024 * 1024,
+            depth: 64,
+            headers: 64,
+            header_bytes: 16 * 1024,
+            calls_in_flight: 10_000,
+            concurrency: 64,
+            topic_buffer: 4096,
+        }
+    }
+
+    /// Sets [`body_in`](Self::body_in) and [`body_out`](Self::body_out).
+    #[must_use]
+    pub const fn body(mut self, bytes: usize) -> Self {
+        self.body_in = bytes;
+        self.body_out = bytes;
+        self
+    }
+
+    /// Sets [`body_in`](Self#structfield.body_in).
+    #[must_use]
+    pub const fn body_in(mut self, bytes: usize) -> Self {
+        self.body_in = bytes;
+        self
+    }
+
+    /// Sets [`body_out`](Self#structfield.body_out).
+    #[must_use]
+    pub const fn body_out(mut self, bytes: usize) -> Self {
+        self.body_out = bytes;
+        self
+    }
+
+    /// Sets [`depth`](Self#structfield.depth).
+    #[must_use]
+    pub const fn depth(mut self, levels: usize) -> Self {
+        self.depth = levels;
+        self
+    }
+
+    /// Sets [`headers`](Self#structfield.headers).
+    #[must_use]
+    pub const fn headers(mut self, count: usize) -> Self {
+        self.headers = count;
+        self
+    }
+
+    /// Sets [`header_bytes`](Self#structfield.header_bytes).
+    #[must_use]
+    pub const fn header_bytes(mut self, bytes: usize) -> Self {
+        self.header_bytes = bytes;
+        self
+    }
+
+    /// Sets [`calls_in_flight`](Self#structfield.calls_in_flight).
+    #[must_use]
+    pub const fn calls_in_flight(mut self, calls: usize) -> Self {
+        self.calls_in_flight = calls;
+        self
+    }
+
+    /// Sets [`concurrency`](Self#structfield.concurrency).
+    #[must_use]
+    pub const fn concurrency(mut self, requests: u32) -> Self {
+        self.concurrency = requests;
+        self
+    }
+
+    /// Sets [`topic_buffer`](Self#structfield.topic_buffer).
+    #[must_use]
+    pub const fn topic_buffer(mut self, messages: usize) -> Self {
+        self.topic_buffer = messages;
+        self
+    }
+
+    /// Whether every limit is one that can be kept.
+    ///
+    /// # Errors
+    /// Which is not, and what it may be.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for (name, value, most) in [
+            ("body_in", self.body_in, HARD_BODY),
+            ("body_out", self.body_out, HARD_BODY),
+            ("depth", self.depth, HARD_DEPTH),
+            ("headers", self.headers, HARD_HEADERS),
+            ("header_bytes", self.header_bytes, HARD_HEADER_BYTES),
+            ("calls_in_flight", self.calls_in_flight, 1_000_000),
+            ("concurrency", self.concurrency as usize, usize::from(u16::MAX)),
+            ("topic_buffer", self.topic_buffer, 1_000_000),
+        ] {
+            let least = usize::from(!name.starts_with("header"));
+            if !(least..=most).contains(&value) {
+                return Err(format!(
+                    "the limit `{name}` is {value}; it is from {least} to {most}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What is said of something that was received and is larger than [`Limits::body_in`].
+pub(crate) fn too_large(what: &str, size: usize, limit: usize) -> String {
+    format!(
+        "{what} has {size} bytes, over the limit of {limit}; its receiver can raise it with `Limits::body_in`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_has_a_range() {
+        let fine = [
+            Limits::default(),
+            Limits::new().body(1),
+            Limits::new().body(HARD_BODY),
+            Limits::new().depth(HARD_DEPTH),
+            Limits::new().headers(0).header_bytes(0),
+            Limits::new().headers(HARD_HEADERS),
+            Limits::new().header_bytes(HARD_HEADER_BYTES),
+            Limits::new().concurrency(u32::from(u16::MAX)),
+        ];
+        for limits in fine {
+            assert_eq!(limits.check(), Ok(()), "{limits:?}");
+        }
+        for (limits, name) in [
+            (Limits::new().body_in(0), "body_in"),
+            (Limits::new().body_in(HARD_BODY + 1), "body_in"),
+            (Limits::new().body_out(HARD_BODY + 1), "body_out"),
+            (Limits::new().depth(0), "depth"),
+            (Limits::new().depth(HARD_DEPTH + 1), "depth"),
+            (Limits::new().headers(HARD_HEADERS + 1), "headers"),
+            (Limits::new().header_bytes(HARD_HEADER_BYTES + 1), "header_bytes"),
+            (Limits::new().calls_in_flight(0), "calls_in_flight"),
+            (Limits::new().concurrency(0), "concurrency"),
+            (Limits::new().concurrency(65_536), "concurrency"),
+            (Limits::new().topic_buffer(0), "topic_buffer"),
+        ] {
+            let error = limits.check().unwrap_err();
+            assert!(error.contains(&format!("`{name}`")), "{error}");
+        }
+    }
+}

@@ -13,6 +13,7 @@ pub(crate) const HEADER_NAME: usize = 128;
 /// The longest value of a header that is sent, in bytes.
 pub(crate) const HEADER_VALUE: usize = 8 * 1024;
 /// How many requests wait in one work queue at the broker. All who use a queue have to agree on it, so it is no setting.
+#[cfg(any(feature = "memory", feature = "redis", feature = "amqp"))]
 pub(crate) const QUEUE_LENGTH: u16 = 10_000;
 
 /// How large, how deep and how many: the limits of a node.

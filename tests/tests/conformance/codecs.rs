@@ -193,7 +193,7 @@ pub async fn bad_message_pack_is_an_invalid_argument(world: World) {
             b"\x81\xdb\xff\xff\xff\xffa",
             "ends too early",
         ),
-        ("deep nesting", &nested, "128 deep"),
+        ("deep nesting", &nested, "64 deep"),
     ] {
         let answer = raw.call_as(&add, "application/msgpack", body).await;
         refused(&answer, reason);

@@ -402,7 +402,10 @@ impl<'a> Ledger<'a> {
 
     fn returned(&mut self, message: Option<BasicReturnMessage>) {
         let Some(message) = message else { return };
-        let Some(id) = message.delivery.properties.message_id() else {
+        // Requests have one id for both.
+        let properties = &message.delivery.properties;
+        let id = properties.message_id().as_ref();
+        let Some(id) = id.or(properties.correlation_id().as_ref()) else {
             return;
         };
         let error = TransportError::did_not_run(

@@ -29,6 +29,9 @@ pub(super) const EXCHANGE_OF_REPLIES: &str = "commlib.reply";
 pub(super) const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 const TYPE: &str = "commlib.";
+/// Bodies up to this length, in bytes, are checked to be JSON where nothing says it: that costs both sides and the broker
+/// less than a word about it.
+const CHECKED: usize = 512;
 const REQUEST: &str = "commlib.request";
 const MESSAGE: &str = "commlib.message";
 const REPLY: &str = "commlib.reply";
@@ -73,13 +76,10 @@ pub(super) fn request(
 ) -> Result<(BasicProperties, Bytes), TransportError> {
     let meta = &message.meta;
     let id = short("id", meta.id.as_deref().unwrap_or_default())?;
-    let properties = base(meta)?
-        .with_message_id(id.clone())
-        .with_correlation_id(id)
-        .with_delivery_mode(1)
-        .with_expiration(name(
-            itoa::Buffer::new().format(time_to_live.as_millis().min(u128::from(u32::MAX))),
-        ));
+    let time_to_live = u32::try_from(time_to_live.as_micros().div_ceil(1000)).unwrap_or(u32::MAX);
+    let properties = BasicProperties::default()
+        .with_correlation_id(id.clone())
+        .with_expiration(name(itoa::Buffer::new().format(time_to_live)));
     if dialect == Dialect::CommlibPy {
         let body = message.data.trim_ascii_start();
         if !body.is_empty() && !body.starts_with(b"{") {
@@ -90,17 +90,22 @@ pub(super) fn request(
         }
         // Its server wants an address in the body even though it uses the property where there is one.
         let address = reply.map_or("commlib.none", |_| DIRECT_REPLY_TO);
+        let properties = as_commlib_py(properties, meta).with_message_id(id);
         return Ok((properties, commlib_py::encode_request(message, address).into()));
     }
-    let mut headers = headers(meta)?;
-    if let Some(timeout) = meta.timeout_ms {
-        headers.insert(name(TIMEOUT), integer(timeout));
+    let mut table = headers(meta)?;
+    if let Some(timeout) = meta
+        .timeout_ms
+        .filter(|timeout| *timeout != u64::from(time_to_live))
+    {
+        table.insert(name(TIMEOUT), integer(timeout));
     }
     if reply == Some(ReplyRoute::Queue) {
-        headers.insert(name(REPLY_EXCHANGE), text(EXCHANGE_OF_REPLIES));
+        table.insert(name(REPLY_EXCHANGE), text(EXCHANGE_OF_REPLIES));
     }
+    let properties = with_meta(properties, meta, table)?;
     Ok((
-        properties.with_type(name(REQUEST)).with_headers(headers),
+        marked(properties, REQUEST, message, names_header),
         message.data.clone(),
     ))
 }
@@ -108,78 +113,112 @@ pub(super) fn request(
 /// Encodes a topic message. The same form serves commlib-py, which reads nothing but the body.
 pub(super) fn topic(message: &Envelope) -> Result<(BasicProperties, Bytes), TransportError> {
     let meta = &message.meta;
-    let mut properties = base(meta)?.with_type(name(MESSAGE)).with_delivery_mode(1);
+    // Whoever listens may be no peer of ours, and shall know what it gets.
+    let mut properties = BasicProperties::default().with_content_type(name(JSON));
     if let Some(id) = &meta.id {
         properties = properties.with_message_id(short("id", id)?);
     }
     if let Some(id) = &meta.correlation_id {
         properties = properties.with_correlation_id(short("correlation id", id)?);
     }
-    let mut headers = headers(meta)?;
+    let mut table = headers(meta)?;
     if let Some(timeout) = meta.timeout_ms {
-        headers.insert(name(TIMEOUT), integer(timeout));
+        table.insert(name(TIMEOUT), integer(timeout));
     }
-    Ok((properties.with_headers(headers), message.data.clone()))
+    let properties = with_meta(properties, meta, table)?;
+    Ok((
+        marked(properties, MESSAGE, message, |_| false),
+        message.data.clone(),
+    ))
 }
 
 /// Encodes a reply. It always succeeds: what does not fit is left out, because an answer without its headers is
 /// better than none.
 pub(super) fn reply(reply: &Envelope, question: &Question) -> (BasicProperties, Bytes) {
     let meta = &reply.meta;
-    let mut properties = base(meta).unwrap_or_else(|_| base_of(JSON, meta));
+    let mut properties = BasicProperties::default();
     if let Some(id) = &question.correlation_id {
         properties = properties.with_correlation_id(name(id));
     }
     if question.dialect == Dialect::CommlibPy {
         let body = commlib_py::encode_reply(reply, question.body_correlation_id.as_deref());
-        return (properties, body.into());
+        return (as_commlib_py(properties, meta), body.into());
+    }
+    if let Some(content_type) = &meta.content_type {
+        properties = properties.with_content_type(name(content_type));
     }
     if let Some(id) = &meta.id {
         properties = properties.with_message_id(name(id));
     }
-    let mut headers = headers(meta).unwrap_or_else(|error| {
+    let mut table = headers(meta).unwrap_or_else(|error| {
         tracing::warn!(%error, "a reply goes without its headers");
-        let mut headers = FieldTable::default();
-        if let Some(timestamp) = meta.timestamp {
-            headers.insert(name(TIMESTAMP), integer(timestamp));
-        }
-        headers
+        FieldTable::default()
     });
     let Some(error) = &meta.error else {
-        return (
-            properties.with_type(name(REPLY)).with_headers(headers),
-            reply.data.clone(),
-        );
+        if !table.inner().is_empty() {
+            properties = properties.with_headers(table);
+        }
+        let properties = if looks_like_py(&reply.data) {
+            properties.with_type(name(REPLY))
+        } else {
+            properties
+        };
+        return (properties, reply.data.clone());
     };
-    headers.insert(name(ERROR_CODE), text(&error.code));
-    headers.insert(name(ERROR_MESSAGE), text(cut(&error.message, MAX_ERROR_TEXT)));
+    table.insert(name(ERROR_CODE), text(&error.code));
+    table.insert(name(ERROR_MESSAGE), text(cut(&error.message, MAX_ERROR_TEXT)));
     if let Some(execution) = error.execution {
-        headers.insert(name(ERROR_EXECUTION), text(execution.as_str()));
+        table.insert(name(ERROR_EXECUTION), text(execution.as_str()));
     }
     let details = if error.details.is_empty() {
         Bytes::from_static(b"null")
     } else {
         error.details.clone()
     };
-    (properties.with_type(name(ERROR)).with_headers(headers), details)
+    (properties.with_type(name(ERROR)).with_headers(table), details)
 }
 
-fn base(meta: &Meta) -> Result<BasicProperties, TransportError> {
-    let content_type = meta.content_type.as_deref().unwrap_or(JSON);
-    short("content type", content_type)?;
-    Ok(base_of(content_type, meta))
+/// Says what its messages say.
+fn as_commlib_py(properties: BasicProperties, meta: &Meta) -> BasicProperties {
+    let properties = properties
+        .with_content_type(name(JSON))
+        .with_content_encoding(name("utf8"));
+    match meta.timestamp {
+        Some(timestamp) => properties.with_timestamp(timestamp.saturating_mul(1_000)),
+        None => properties,
+    }
 }
 
-fn base_of(content_type: &str, meta: &Meta) -> BasicProperties {
-    let properties = BasicProperties::default().with_content_type(name(content_type));
-    let properties = if meta.content_type.is_none() {
-        properties.with_content_encoding(name("utf8"))
+/// Adds what requests and topic messages have in common, where there is something to say.
+fn with_meta(
+    mut properties: BasicProperties,
+    meta: &Meta,
+    table: FieldTable,
+) -> Result<BasicProperties, TransportError> {
+    if let Some(content_type) = &meta.content_type {
+        properties = properties.with_content_type(short("content type", content_type)?);
+    }
+    if let Some(timestamp) = meta.timestamp {
+        properties = properties.with_timestamp(timestamp);
+    }
+    if !table.inner().is_empty() {
+        properties = properties.with_headers(table);
+    }
+    Ok(properties)
+}
+
+/// Says what the message is where its reader would otherwise look into the body to find out: for long, or in vain.
+fn marked(
+    properties: BasicProperties,
+    kind: &str,
+    message: &Envelope,
+    misleads: impl FnOnce(&[u8]) -> bool,
+) -> BasicProperties {
+    let is_json = message.meta.content_type.is_none();
+    if is_json && (message.data.len() > CHECKED || misleads(&message.data)) {
+        properties.with_type(name(kind))
     } else {
         properties
-    };
-    match meta.timestamp {
-        Some(timestamp) => properties.with_timestamp(timestamp / 1_000_000),
-        None => properties,
     }
 }
 
@@ -197,9 +236,6 @@ fn headers(meta: &Meta) -> Result<FieldTable, TransportError> {
             TransportErrorKind::TooLarge,
             format!("the headers are {size} bytes, AMQP takes {MAX_HEADERS}; put large values into the body"),
         ));
-    }
-    if let Some(timestamp) = meta.timestamp {
-        table.insert(name(TIMESTAMP), integer(timestamp));
     }
     Ok(table)
 }
@@ -251,8 +287,9 @@ pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: 
     if body.len() > max_body {
         return (Taken::TooLarge { size: body.len() }, question);
     }
-    if ours || (question.dialect == Dialect::Native && says_not_json(properties)) {
-        return (Taken::Message(bare(properties, body)), question);
+    let native = question.dialect == Dialect::Native;
+    if ours || (native && (says_not_json(properties) || (!names_header(&body) && is_json(&body)))) {
+        return (Taken::Message(bare_request(properties, body)), question);
     }
     let taken = match native::decode(&body) {
         Ok((mut message, Dialect::CommlibPy)) => {
@@ -265,15 +302,11 @@ pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: 
             Taken::Message(message)
         }
         // An object with `meta` is no envelope here: AMQP carries that in its properties.
-        Ok(_) => Taken::Message(bare(properties, body)),
+        Ok(_) => Taken::Message(bare_request(properties, body)),
         Err(mut malformed) => {
-            if question.dialect == Dialect::Native && is_json(&body) {
-                Taken::Message(bare(properties, body))
-            } else {
-                malformed.reply_to = owned(properties.reply_to());
-                malformed.correlation_id.clone_from(&question.correlation_id);
-                Taken::Malformed(malformed)
-            }
+            malformed.reply_to = owned(properties.reply_to());
+            malformed.correlation_id.clone_from(&question.correlation_id);
+            Taken::Malformed(malformed)
         }
     };
     (taken, question)
@@ -309,6 +342,20 @@ fn says_not_json(properties: &BasicProperties) -> bool {
         .is_some_and(|name| Codec::from_content_type(name.as_str()) != Some(Codec::Json))
 }
 
+/// A request needs one id only, and says once how long it is worth an answer.
+fn bare_request(properties: &BasicProperties, body: Bytes) -> Envelope {
+    let mut message = bare(properties, body);
+    let meta = &mut message.meta;
+    if meta.id.is_none() {
+        meta.id.clone_from(&meta.correlation_id);
+    }
+    if meta.timeout_ms.is_none() {
+        let expiration = properties.expiration().as_ref();
+        meta.timeout_ms = expiration.and_then(|text| text.as_str().parse().ok());
+    }
+    message
+}
+
 fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
     let headers = properties.headers().as_ref();
     let number = |key: &str| {
@@ -327,7 +374,7 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
             id: owned(properties.message_id()),
             correlation_id: owned(properties.correlation_id()),
             reply_to: owned(properties.reply_to()),
-            timestamp: number(TIMESTAMP).or_else(|| (*properties.timestamp()).and_then(microseconds)),
+            timestamp: number(TIMESTAMP).or_else(|| properties.timestamp().map(microseconds)),
             timeout_ms: number(TIMEOUT),
             content_type: owned(properties.content_type()).filter(|content_type| content_type != JSON),
             headers: read_headers(properties),
@@ -354,12 +401,14 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
     message
 }
 
-/// The property counts seconds; commlib-py puts nanoseconds there.
-fn microseconds(timestamp: u64) -> Option<u64> {
-    if timestamp > 10_u64.pow(16) {
-        Some(timestamp / 1_000)
-    } else {
-        timestamp.checked_mul(1_000_000)
+/// Peers count in seconds, milliseconds, microseconds as we do, or nanoseconds as commlib-py does. Which of them is clear
+/// for every time between 1973 and 5138.
+const fn microseconds(timestamp: u64) -> u64 {
+    match timestamp {
+        ..100_000_000_000 => timestamp * 1_000_000,
+        ..100_000_000_000_000 => timestamp * 1_000,
+        ..100_000_000_000_000_000 => timestamp,
+        _ => timestamp / 1_000,
     }
 }
 
@@ -423,6 +472,12 @@ fn is_ours(properties: &BasicProperties) -> bool {
 
 fn is_json(body: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+}
+
+/// Whether a body has the name of what commlib-py's requests have, so that it has to be read to know what it is.
+fn names_header(body: &[u8]) -> bool {
+    const NAME: &[u8] = b"\"header\"";
+    body.windows(NAME.len()).any(|part| part == NAME)
 }
 
 /// Whether a body begins as commlib-py begins it; for bodies that are not read to the end.

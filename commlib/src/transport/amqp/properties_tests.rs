@@ -197,11 +197,97 @@ fn reserved_headers_stay_ours() {
 #[test]
 fn takes_any_timestamp() {
     for (property, wanted) in [
-        (1_795_358_732, Some(1_795_358_732_000_000)),
-        (1_795_358_732_086_618_916, Some(1_795_358_732_086_618)),
-        (u64::MAX, Some(u64::MAX / 1000)),
-        (10_u64.pow(16), None),
+        (1_795_358_732, 1_795_358_732_000_000),
+        (1_795_358_732_086, 1_795_358_732_086_000),
+        (1_795_358_732_086_618, 1_795_358_732_086_618),
+        (1_795_358_732_086_618_916, 1_795_358_732_086_618),
+        (u64::MAX, u64::MAX / 1000),
     ] {
         assert_eq!(microseconds(property), wanted, "{property}");
     }
+}
+
+fn plain() -> Envelope {
+    let mut message = message();
+    message.meta.headers = Headers::new();
+    message
+}
+
+#[test]
+fn an_ordinary_call_carries_what_it_needs_and_nothing_twice() {
+    let sent = plain();
+    let time_to_live = Duration::from_micros(1_499_001);
+    let (properties, body) = request(&sent, time_to_live, Some(ReplyRoute::Direct), Dialect::Native).unwrap();
+    let wanted = BasicProperties::default()
+        .with_correlation_id(name(&"x".repeat(24)))
+        .with_expiration(name("1500"))
+        .with_timestamp(1_795_358_732_086_618);
+    assert_eq!(properties, wanted);
+    let (taken, question) = read_request(&properties, body, 100);
+    let Taken::Message(read) = taken else {
+        panic!("{taken:?}");
+    };
+    let Meta {
+        id,
+        timestamp,
+        timeout_ms,
+        ..
+    } = read.meta;
+    assert_eq!(
+        (id, timestamp, timeout_ms),
+        (sent.meta.id, sent.meta.timestamp, Some(1500))
+    );
+    let (properties, _) = reply(&plain(), &question);
+    let wanted = BasicProperties::default()
+        .with_correlation_id(name(&"x".repeat(24)))
+        .with_message_id(name(&"x".repeat(24)));
+    assert_eq!(properties, wanted);
+}
+
+#[test]
+fn a_time_that_is_not_the_time_to_live_is_said() {
+    let direct = Some(ReplyRoute::Direct);
+    let (properties, body) = request(&plain(), Duration::from_millis(900), direct, Dialect::Native).unwrap();
+    assert_eq!(
+        properties.expiration().as_ref().map(ShortString::as_str),
+        Some("900")
+    );
+    let Taken::Message(read) = read_request(&properties, body, 100).0 else {
+        panic!("{properties:?}");
+    };
+    assert_eq!(read.meta.timeout_ms, Some(1500));
+}
+
+#[test]
+fn says_what_a_body_does_not() {
+    let direct = Some(ReplyRoute::Direct);
+    let kind = |properties: &BasicProperties| properties.kind().as_ref().map(ToString::to_string);
+    let written = |body: &str, content_type: Option<&str>| {
+        let mut message = plain();
+        message.data = Bytes::copy_from_slice(body.as_bytes());
+        message.meta.content_type = content_type.map(str::to_owned);
+        let (properties, body) = request(&message, Duration::ZERO, direct, Dialect::Native).unwrap();
+        let (taken, question) = read_request(&properties, body, 10_000);
+        let Taken::Message(read) = taken else {
+            panic!("{taken:?}");
+        };
+        assert_eq!(
+            (read.data, question.dialect),
+            (message.data.clone(), Dialect::Native)
+        );
+        let (topic, body) = topic(&message).unwrap();
+        assert_eq!(read_topic(&topic, body).unwrap().data, message.data);
+        let (reply, body) = reply(&message, &question);
+        assert_eq!(read_reply(&reply, body).unwrap().1.data, message.data);
+        (kind(&properties), kind(&topic), kind(&reply))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(written("{\"a\":1}", None), (None, None, None));
+    let misleading = "{\"header\":{\"reply_to\":\"\"},\"data\":{}}";
+    assert_eq!(written(misleading, None), (some(REQUEST), None, some(REPLY)));
+    let hidden = "{\"data\":{},\"header\":{}}";
+    assert_eq!(written(hidden, None), (some(REQUEST), None, None));
+    let long = format!("\"{}\"", "x".repeat(CHECKED));
+    assert_eq!(written(&long, None), (some(REQUEST), some(MESSAGE), None));
+    assert_eq!(written(&long, Some("application/msgpack")), (None, None, None));
 }

@@ -209,14 +209,19 @@ impl Node {
         servers.push(server);
     }
 
-    /// Waits for a connection, until the deadline.
-    async fn connected(&self, deadline: Instant) -> Result<(), Status> {
-        // A connection may be gone a moment before its state says so.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    /// Waits for a connection after something could not be sent, until the deadline.
+    async fn connected(&self, unsent: &Unsent, deadline: Instant) -> Result<(), Status> {
+        // A connection may be gone a moment before its state says so. A broker that is there and takes nothing is asked
+        // less and less often.
+        let pause = Duration::from_millis(2 << unsent.tries.min(6));
+        tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
         let mut state = self.inner.transport.state();
         let wait = async {
             loop {
                 let reason = match &*state.borrow_and_update() {
+                    ConnectionState::Connected { .. } if Instant::now() >= deadline => {
+                        return Err(unsent.reason.clone());
+                    }
                     ConnectionState::Connected { .. } => return Ok(()),
                     ConnectionState::Closed => return Err("the node is shut down".to_owned()),
                     ConnectionState::Connecting { reason, .. } => reason.clone(),
@@ -245,11 +250,12 @@ impl Node {
             return Ok(());
         }
         let open = self.inner.inbox.get_or_try_init(|| async {
+            let mut unsent = Unsent::default();
             loop {
                 let sink = Arc::clone(&self.inner.pending) as Arc<dyn transport::ReplySink>;
                 match self.inner.transport.open_inbox(sink).await {
                     Err(error) if error.kind == TransportErrorKind::Disconnected => {
-                        self.connected(deadline).await?
+                        self.connected(unsent.again(error), deadline).await?
                     }
                     result => return result.map_err(Status::from),
                 }
@@ -275,6 +281,7 @@ impl Node {
         F: FnMut() -> O,
         O: Future<Output = Result<T, TransportError>>,
     {
+        let mut unsent = Unsent::default();
         loop {
             let mut operation = pin!(operation());
             // What is done at once, as on the in-process bus, needs no timer.
@@ -284,7 +291,7 @@ impl Node {
                 Poll::Pending => tokio::time::timeout_at(deadline, operation).await,
             };
             match done {
-                Ok(Err(error)) if is_unsent(&error) => self.connected(deadline).await?,
+                Ok(Err(error)) if is_unsent(&error) => self.connected(unsent.again(error), deadline).await?,
                 Ok(result) => return result.map_err(Status::from),
                 Err(_) => {
                     return Err(Status::new(
@@ -304,6 +311,21 @@ pub trait Serve {
 
     /// Prepares the serving.
     fn serve_on(self, node: &Node) -> Self::Builder;
+}
+
+/// What could not be sent, how often, and why the last time.
+#[derive(Default)]
+struct Unsent {
+    tries: u32,
+    reason: String,
+}
+
+impl Unsent {
+    fn again(&mut self, error: TransportError) -> &Self {
+        self.tries += 1;
+        self.reason = error.message;
+        self
+    }
 }
 
 /// Whether a message certainly did not leave because there was no connection.

@@ -11,6 +11,7 @@
 //! - [`ledger`]: every call and what became of it, held against the promises; [`soak`]: runs under faults that keep one.
 //! - [`eventually`]: waits for a condition instead of sleeping for luck.
 
+mod accounts;
 mod blocking;
 mod child;
 pub mod ledger;
@@ -30,6 +31,7 @@ mod temp;
 mod unique;
 mod wait;
 
+pub use accounts::Account;
 pub use child::{Child, Finished, Program};
 pub use proxy::{Direction, FaultProxy, Flow};
 pub use rabbitmq::{RabbitMq, RabbitNode, SharedRabbitMq};

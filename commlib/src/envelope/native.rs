@@ -226,7 +226,9 @@ fn salvage(bytes: &Bytes, error: &serde_json::Error) -> Malformed {
         Some(serde_json::Value::String(text)) => Some(text),
         _ => None,
     };
-    let route = serde_json::from_slice::<Loose<'_>>(bytes)
+    // The body may be what is no text; its sender is told all the same.
+    let lossy = String::from_utf8_lossy(bytes);
+    let route = serde_json::from_str::<Loose<'_>>(&lossy)
         .ok()
         .and_then(|loose| loose.meta.or(loose.header))
         .and_then(|raw| serde_json::from_str::<Route>(raw.get()).ok());

@@ -81,6 +81,9 @@ impl fmt::Debug for NodeBuilder {
 
 impl NodeBuilder {
     /// Returns from connecting at once and keeps trying; calls wait for the connection until their deadline.
+    ///
+    /// While there has been no connection, serving and subscribing return at once too, and begin when the connection
+    /// comes: a subscription is then told of a gap, and a refusal of the broker is logged and tried again.
     pub fn lazy(mut self) -> Self {
         self.lazy = true;
         self

@@ -8,8 +8,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::Node;
 use super::flight::{InFlight, Stopped, Watched};
+use super::{Node, Unsent};
 use crate::address::Address;
 use crate::codec::{self, Codec};
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
@@ -53,6 +53,7 @@ impl Node {
     async fn call(&self, invocation: Invocation) -> Outcome {
         let (address, deadline) = (&invocation.address, invocation.deadline);
         self.check_open()?;
+        let mut refused = Unsent::default();
         loop {
             self.open_inbox(deadline).await?;
             let tried = match InFlight::start(self, invocation.clone(), Instant::now()) {
@@ -66,7 +67,7 @@ impl Node {
             };
             // What certainly did not reach the broker waits for the next connection.
             tracing::debug!(%address, error = %unsent, "a request waits for a connection");
-            self.connected(deadline).await?;
+            self.connected(refused.again(unsent), deadline).await?;
         }
     }
 

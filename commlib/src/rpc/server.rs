@@ -109,7 +109,7 @@ impl ServeRpc {
                 async move { transport.subscribe(spec).await }.boxed()
             })
             .await?;
-        serving.add(Source::Subscription(subscription));
+        serving.hear_of_callers(subscription);
         let permits = Arc::new(Semaphore::new(self.concurrency as usize));
         let consumer = self
             .node

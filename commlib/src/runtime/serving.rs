@@ -35,6 +35,8 @@ impl Source {
 pub(crate) struct Serving {
     name: String,
     sources: Mutex<Vec<Source>>,
+    /// What its handlers hear of their callers through.
+    cancellations: Mutex<Option<Box<dyn Subscription>>>,
     pub(crate) tasks: TaskTracker,
     /// Tells handlers to stop.
     pub(crate) canceled: CancellationToken,
@@ -71,6 +73,7 @@ impl Serving {
         Arc::new(Self {
             name: name.into(),
             sources: Mutex::default(),
+            cancellations: Mutex::default(),
             tasks: TaskTracker::new(),
             canceled: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -82,6 +85,11 @@ impl Serving {
 
     pub(crate) fn add(&self, source: Source) {
         self.sources.lock().push(source);
+    }
+
+    /// Keeps what tells of callers that gave up, until no handler runs any more.
+    pub(crate) fn hear_of_callers(&self, cancellations: Box<dyn Subscription>) {
+        *self.cancellations.lock() = Some(cancellations);
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
@@ -108,6 +116,16 @@ impl Serving {
 
     /// Stops taking, waits for what runs until the deadline, then tells it to stop, then ends it.
     pub(crate) async fn shutdown(&self, deadline: Instant) -> Result<(), NodeError> {
+        let drained = self.drain(deadline).await;
+        let cancellations = self.cancellations.lock().take();
+        if let Some(cancellations) = cancellations {
+            // Should the broker not confirm it in time, it ends by being dropped.
+            let _ = tokio::time::timeout(GRACE, cancellations.stop()).await;
+        }
+        drained
+    }
+
+    async fn drain(&self, deadline: Instant) -> Result<(), NodeError> {
         self.stopping.store(true, Ordering::SeqCst);
         let sources = std::mem::take(&mut *self.sources.lock());
         let stop = futures_util::future::join_all(sources.iter().map(Source::stop));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::message::Delivery as Message;
+use tokio::time::Instant;
 
 use super::consumer::{End, Item, Session, Task};
 use super::properties::read_request;
@@ -25,7 +26,8 @@ const WAITING_BYTES: usize = 64 * 1024 * 1024;
 
 /// Requests that came and did not start.
 pub(super) struct Backlog {
-    waiting: VecDeque<(usize, Message)>,
+    /// With the time at which each came.
+    waiting: VecDeque<(usize, Message, Instant)>,
     bytes: usize,
     limit: usize,
 }
@@ -46,12 +48,12 @@ impl Backlog {
 
     fn push(&mut self, index: usize, message: Message) {
         self.bytes += message.data.len();
-        self.waiting.push_back((index, message));
+        self.waiting.push_back((index, message, Instant::now()));
     }
 
-    fn pop(&mut self) -> Option<(usize, Message)> {
+    fn pop(&mut self) -> Option<(usize, Message, Instant)> {
         let next = self.waiting.pop_front();
-        if let Some((_, message)) = &next {
+        if let Some((_, message, _)) = &next {
             self.bytes -= message.data.len();
         }
         next
@@ -71,8 +73,8 @@ impl Task {
                 () = self.stop.cancelled() => break End::Stopped,
                 item = session.queues.next() => item,
                 permit = permit, if !backlog.waiting.is_empty() => {
-                    if let (Ok(permit), Some((index, message))) = (permit, backlog.pop()) {
-                        self.deliver(index, message, None, permit);
+                    if let (Ok(permit), Some((index, message, came))) = (permit, backlog.pop()) {
+                        self.deliver(index, message, None, permit, came.elapsed());
                     }
                     continue;
                 }
@@ -95,7 +97,7 @@ impl Task {
         };
         // The broker would not give them to another server.
         self.start_waiting(&mut backlog);
-        while let Some((_, message)) = backlog.pop() {
+        while let Some((_, message, _)) = backlog.pop() {
             self.refuse(message, &stopping());
         }
         end
@@ -104,9 +106,9 @@ impl Task {
     fn start_waiting(&self, backlog: &mut Backlog) {
         while !backlog.waiting.is_empty()
             && let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned()
-            && let Some((index, message)) = backlog.pop()
+            && let Some((index, message, came)) = backlog.pop()
         {
-            self.deliver(index, message, None, permit);
+            self.deliver(index, message, None, permit, came.elapsed());
         }
     }
 

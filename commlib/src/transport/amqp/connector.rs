@@ -208,7 +208,8 @@ impl Target {
         .map_err(|error| self.refused(&error))
     }
 
-    fn heartbeat(&self) -> u16 {
+    /// In seconds; 0 for none.
+    pub(super) fn heartbeat(&self) -> u16 {
         self.url
             .setting("heartbeat")
             .and_then(|seconds| seconds.parse().ok())

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{SelectAll, Stream, StreamExt};
 use lapin::message::Delivery as Message;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, Unsettled};
+use super::arrival::{self, Wait};
 use super::auto_ack::stopping;
 use super::errors::bounded;
 use super::prefetch::SharedCount;
@@ -24,7 +26,7 @@ use super::properties::{Question, name, read_request, short};
 use super::rebuild::Rebuild;
 use super::responder::Answer;
 use super::supervisor::{Link, next_link};
-use super::{Alive, Core};
+use super::{Alive, Core, Started};
 use crate::envelope::Malformed;
 use crate::limits::QUEUE_LENGTH;
 use crate::transport::{ConsumeSpec, Consumer, Delivery, Taken, TransportError, TransportErrorKind};
@@ -74,7 +76,7 @@ pub(super) async fn consume(
     let stop = core.closing.child_token();
     let guard = stop.clone().drop_guard();
     let stopped = CancellationToken::new();
-    let (started, ready) = oneshot::channel();
+    let (started, ready) = core.beginning();
     let task = Task {
         core: Arc::clone(core),
         spec,
@@ -85,12 +87,7 @@ pub(super) async fn consume(
         task.run(started).await;
         drop(ended);
     });
-    let limit = core.options.operation_timeout;
-    match tokio::time::timeout(limit, ready).await {
-        Ok(Ok(result)) => result?,
-        Ok(Err(_)) => return Err(TransportError::closed()),
-        Err(_) => return Err(core.not_in_time("starting to take requests")),
-    }
+    core.begun("starting to take requests", ready).await?;
     Ok(Box::new(Handle {
         stop,
         stopped,
@@ -104,6 +101,7 @@ pub(super) struct Session {
     acks: Arc<Acks>,
     pub(super) queues: Queues,
     tags: Vec<ShortString>,
+    wait: Wait,
 }
 
 pub(super) struct Task {
@@ -113,8 +111,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    async fn run(self, started: oneshot::Sender<Result<(), TransportError>>) {
-        let mut started = Some(started);
+    async fn run(self, mut started: Option<Started>) {
         let mut links = self.core.consuming.links();
         let mut rebuild = Rebuild::new(&self.spec.service);
         loop {
@@ -173,6 +170,10 @@ impl Task {
             acks: Acks::new(channel),
             queues: SelectAll::new(),
             tags: Vec::new(),
+            wait: Wait::new(
+                (self.spec.concurrency as usize).saturating_mul(self.spec.addresses.len()),
+                Instant::now(),
+            ),
         };
         for index in 0..self.spec.addresses.len() {
             self.add(&mut session, index).await?;
@@ -248,9 +249,17 @@ impl Task {
     async fn take(&self, session: &mut Session, rebuild: &mut Rebuild) -> End {
         loop {
             tokio::task::coop::consume_budget().await;
-            let item = tokio::select! {
-                item = session.queues.next() => item,
-                () = self.stop.cancelled() => return End::Stopped,
+            let item = match session.queues.next().now_or_never() {
+                _ if self.stop.is_cancelled() => return End::Stopped,
+                Some(item) => item,
+                None => {
+                    let item = tokio::select! {
+                        item = session.queues.next() => item,
+                        () = self.stop.cancelled() => return End::Stopped,
+                    };
+                    session.wait.is_over(Instant::now());
+                    item
+                }
             };
             match item {
                 Some((index, Item::Message(message))) => {
@@ -277,7 +286,8 @@ impl Task {
                     if message.acker.poisoned() {
                         continue;
                     }
-                    self.deliver(index, message, Some(unsettled), permit);
+                    let waited = session.wait.taken(Instant::now());
+                    self.deliver(index, message, Some(unsettled), permit, waited);
                 }
                 item => {
                     if let Some(end) = self.gone(session, rebuild, item).await {
@@ -318,9 +328,13 @@ impl Task {
         message: Message,
         delivery: Option<Unsettled>,
         permit: OwnedSemaphorePermit,
+        waited: Duration,
     ) {
         let (mut taken, question) =
             read_request(&message.properties, Bytes::from(message.data), self.spec.max_body);
+        if let Taken::Message(request) = &mut taken {
+            arrival::check_age(&mut request.meta, &message.properties, waited);
+        }
         if question.refused {
             self.core.refused_a_reply_address(&self.spec.service);
             taken = Taken::Malformed(Malformed::forged());
@@ -340,11 +354,16 @@ impl Task {
         question: Question,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Answer {
+        let replies = if question.goes_to_queue() {
+            &self.core.queue_replies
+        } else {
+            &self.core.replies
+        };
         Answer {
             delivery,
             question,
             permit,
-            replies: Arc::clone(&self.core.replies),
+            replies: Arc::clone(replies),
             patience: self.core.options.operation_timeout,
         }
     }
@@ -372,14 +391,18 @@ impl Task {
             }
             if self.spec.auto_ack {
                 match Arc::clone(&self.spec.permits).try_acquire_owned() {
-                    Ok(permit) => self.deliver(index, message, None, permit),
+                    Ok(permit) => {
+                        let waited = session.wait.taken(Instant::now());
+                        self.deliver(index, message, None, permit, waited);
+                    }
                     Err(_) => self.refuse(message, &stopping()),
                 }
                 continue;
             }
             let unsettled = Unsettled::new(&session.acks, message.delivery_tag);
             if let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned() {
-                self.deliver(index, message, Some(unsettled), permit);
+                let waited = session.wait.taken(Instant::now());
+                self.deliver(index, message, Some(unsettled), permit, waited);
             }
         }
     }

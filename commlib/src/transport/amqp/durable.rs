@@ -28,7 +28,7 @@ use super::errors::bounded;
 use super::properties::{self, name, read_topic, short};
 use super::rebuild::Rebuild;
 use super::supervisor::{Link, next_link};
-use super::{Alive, Core, TOPICS, random_name};
+use super::{Alive, Core, Started, TOPICS, random_name};
 use crate::address::Address;
 use crate::envelope::Envelope;
 use crate::limits::too_large;
@@ -102,7 +102,7 @@ pub(super) async fn join(
     let stop = core.closing.child_token();
     let guard = stop.clone().drop_guard();
     let stopped = CancellationToken::new();
-    let (started, ready) = oneshot::channel();
+    let (started, ready) = core.beginning();
     let task = Task {
         core: Arc::clone(core),
         place: Arc::new(place),
@@ -115,11 +115,7 @@ pub(super) async fn join(
         task.run(started).await;
         drop(ended);
     });
-    match tokio::time::timeout(core.options.operation_timeout, ready).await {
-        Ok(Ok(result)) => result?,
-        Ok(Err(_)) => return Err(TransportError::closed()),
-        Err(_) => return Err(core.not_in_time("subscribing")),
-    }
+    core.begun("subscribing", ready).await?;
     Ok(Box::new(Membership {
         stop,
         stopped,
@@ -157,8 +153,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, started: oneshot::Sender<Result<(), TransportError>>) {
-        let mut started = Some(started);
+    async fn run(self, mut started: Option<Started>) {
         let mut links = self.core.consuming.links();
         let mut rebuild = Rebuild::new(&self.place.place);
         loop {

@@ -15,6 +15,11 @@ pub(super) fn code(error: &lapin::Error) -> Option<u16> {
     }
 }
 
+/// Whether the broker closed a channel for what was done on it, and not the whole connection.
+pub(super) fn closes_channel(error: &lapin::Error) -> bool {
+    matches!(code(error), Some(311 | 313 | 403..=406))
+}
+
 /// Whether a peer's bytes could not be parsed, which ends the whole connection.
 pub(super) fn is_parse_failure(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::ParsingError(_))
@@ -36,6 +41,8 @@ pub(super) fn operation(what: &str, error: &lapin::Error, execution: Execution) 
             TransportErrorKind::Conflict,
             "; it exists with other properties: delete it at the broker or use another name",
         ),
+        // An operator closed the connection, or the broker is going down.
+        Some(320) => (TransportErrorKind::Disconnected, ""),
         Some(_) => (TransportErrorKind::Protocol, ""),
         None => (TransportErrorKind::Disconnected, ""),
     };

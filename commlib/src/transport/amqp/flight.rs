@@ -339,7 +339,7 @@ impl<'a> Ledger<'a> {
             }
             Fate::Unanswered(error) => {
                 // A channel is closed for one message; when there was only one, it is known for which.
-                if self.cause.is_none() && self.entries.is_empty() && errors::code(&error).is_some() {
+                if self.cause.is_none() && self.entries.is_empty() && errors::closes_channel(&error) {
                     let status = errors::operation("publishing", &error, Execution::DidNotRun);
                     self.tell(entry, Err(status));
                 } else if !matches!(entry, Entry::Request(_)) {

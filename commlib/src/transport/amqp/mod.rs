@@ -13,6 +13,7 @@
 //! service so; it is noticed and logged after three times in a row, and tried more slowly from then on.
 
 mod acks;
+mod arrival;
 mod auto_ack;
 mod connector;
 mod consumer;
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,13 +58,19 @@ const MAX_MESSAGE: usize = 128 * 1024 * 1024;
 /// How often it is looked whether everything was sent when closing.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// Takes word of whether a consumer or subscription has begun.
+type Started = oneshot::Sender<Result<(), TransportError>>;
+
 /// What consumers and subscriptions share.
 #[derive(Debug)]
 pub(super) struct Core {
     options: TransportOptions,
     address: String,
+    publishing: Arc<Slot>,
     consuming: Arc<Slot>,
     replies: Arc<Lane>,
+    /// Replies that go to queues. What is wrong with one of these closes the channel, and the rest shall not suffer.
+    queue_replies: Arc<Lane>,
     /// For messages of durable topics, and for those that are retried or given up.
     durable: Arc<Lane>,
     /// Cancelled when nothing more is taken.
@@ -75,6 +82,35 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// Where it is told that a consumer or subscription has begun. Nowhere on a lazy node without a connection: there it
+    /// begins when the connection comes.
+    fn beginning(
+        &self,
+    ) -> (
+        Option<Started>,
+        Option<oneshot::Receiver<Result<(), TransportError>>>,
+    ) {
+        if self.options.lazy && !self.publishing.is_up() {
+            return (None, None);
+        }
+        let (started, ready) = oneshot::channel();
+        (Some(started), Some(ready))
+    }
+
+    /// Waits until it has begun, where that is told.
+    async fn begun(
+        &self,
+        what: &str,
+        ready: Option<oneshot::Receiver<Result<(), TransportError>>>,
+    ) -> Result<(), TransportError> {
+        let Some(ready) = ready else { return Ok(()) };
+        match tokio::time::timeout(self.options.operation_timeout, ready).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(TransportError::closed()),
+            Err(_) => Err(self.not_in_time(what)),
+        }
+    }
+
     fn not_in_time(&self, what: &str) -> TransportError {
         if self.consuming.is_up() {
             return errors::timeout(what, self.options.operation_timeout, Execution::DidNotRun);
@@ -188,8 +224,10 @@ pub(crate) async fn connect(
         core: Arc::new(Core {
             options,
             address: url.address(),
+            publishing: Arc::clone(&publishing),
             consuming,
             replies: lane(Kind::Replies),
+            queue_replies: lane(Kind::Replies),
             durable: lane(Kind::Durable),
             closing,
             tasks: TaskTracker::new(),
@@ -235,6 +273,7 @@ impl Amqp {
             Arc::clone(&self.topics),
             Arc::clone(&self.unconfirmed_topics),
             Arc::clone(&self.core.replies),
+            Arc::clone(&self.core.queue_replies),
             Arc::clone(&self.core.durable),
         ];
         if let Some(Requests {

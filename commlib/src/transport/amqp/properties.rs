@@ -262,6 +262,15 @@ pub(super) struct Question {
     pub(super) refused: bool,
 }
 
+impl Question {
+    /// Whether the answer goes through an exchange that somebody may delete, or this user may not write to.
+    pub(super) fn goes_to_queue(&self) -> bool {
+        self.route
+            .as_ref()
+            .is_some_and(|route| !route.exchange.is_empty())
+    }
+}
+
 /// An exchange and a routing key.
 #[derive(Debug, Clone)]
 pub(super) struct Route {

@@ -27,7 +27,7 @@ use super::errors::bounded;
 use super::properties::{name, read_topic, short};
 use super::rebuild::Rebuild;
 use super::supervisor::{Link, next_link};
-use super::{Alive, Core, TOPICS, random_name};
+use super::{Alive, Core, Started, TOPICS, random_name};
 use crate::limits::too_large;
 use crate::transport::{SubscribeSpec, Subscription, TopicMessage, TransportError, TransportErrorKind};
 
@@ -60,7 +60,7 @@ pub(super) async fn subscribe(
     let stop = core.closing.child_token();
     let guard = stop.clone().drop_guard();
     let stopped = CancellationToken::new();
-    let (started, ready) = oneshot::channel();
+    let (started, ready) = core.beginning();
     let task = Task {
         core: Arc::clone(core),
         spec,
@@ -71,12 +71,7 @@ pub(super) async fn subscribe(
         task.run(started).await;
         drop(ended);
     });
-    let limit = core.options.operation_timeout;
-    match tokio::time::timeout(limit, ready).await {
-        Ok(Ok(result)) => result?,
-        Ok(Err(_)) => return Err(TransportError::closed()),
-        Err(_) => return Err(core.not_in_time("subscribing")),
-    }
+    core.begun("subscribing", ready).await?;
     Ok(Box::new(Handle {
         stop,
         stopped,
@@ -98,8 +93,7 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, started: oneshot::Sender<Result<(), TransportError>>) {
-        let mut started = Some(started);
+    async fn run(self, mut started: Option<Started>) {
         let mut links = self.core.consuming.links();
         let mut rebuild = Rebuild::new(self.spec.pattern.as_str());
         loop {

@@ -62,6 +62,7 @@ pub(super) struct Link {
     connection: Connection,
     pub(super) generation: u64,
     limit: Duration,
+    heartbeat: Duration,
     handle: KillHandle,
     dead: CancellationToken,
     blocked: watch::Sender<Option<Arc<str>>>,
@@ -105,9 +106,11 @@ impl Link {
     /// Watches until the connection is gone, and says why.
     async fn watch(&self, events: impl Stream<Item = Event>, role: Role, board: &Board) -> String {
         let mut events = pin!(events);
+        let mut deaf = pin!(self.deaf());
         let mut look = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
+                reason = &mut deaf => return reason,
                 event = events.next() => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
                         tracing::warn!(%reason, "the broker blocks publishers");
@@ -128,6 +131,27 @@ impl Link {
                 _ = look.tick() => if !self.connection.status().connected() {
                     return "the connection ended".to_owned();
                 },
+            }
+        }
+    }
+
+    /// Resolves when the broker hears nothing any more. Its heartbeats, which the library listens for, say that it
+    /// speaks; a network may still lose what goes there.
+    async fn deaf(&self) -> String {
+        let (every, limit) = (self.heartbeat / 2, self.heartbeat * 3 / 2);
+        if limit.is_zero() {
+            return std::future::pending().await;
+        }
+        let Ok(channel) = self.channel().await else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(every).await;
+            // A question without any effect. Under an alarm nothing is read that would be answered; an error is seen elsewhere.
+            let question = channel.basic_qos(1, lapin::options::BasicQosOptions::default());
+            let answered = tokio::time::timeout(limit, question).await.is_ok();
+            if !answered && self.blocked.borrow().is_none() {
+                return format!("the broker did not answer within {limit:?}");
             }
         }
     }
@@ -357,6 +381,7 @@ impl Slot {
             connection,
             generation,
             limit: self.operation_timeout,
+            heartbeat: Duration::from_secs(self.target.heartbeat().into()),
             handle,
             dead: CancellationToken::new(),
             blocked: watch::channel(None).0,

@@ -187,6 +187,7 @@ impl Endpoint {
             writer: write,
             client_id: 0,
             modern: false,
+            replica: false,
         };
         let name = format!("commlib:{role}:{}", self.node_id);
         let mut words: Vec<&[u8]> = vec![b"HELLO", b"3"];
@@ -218,6 +219,7 @@ impl Endpoint {
                         .map(|pair| &pair[1])
                 };
                 link.client_id = said("id").and_then(Value::as_int).unwrap_or(0);
+                link.replica = said("role").and_then(Value::as_str) == Some("replica");
                 link.modern = said("version")
                     .and_then(|version| version.as_str()?.split('.').next()?.parse::<u32>().ok())
                     .is_some_and(|major| major >= 7);
@@ -333,6 +335,8 @@ pub(super) struct Link {
     pub(super) client_id: i64,
     /// Whether it has what came with Redis 7: `BLMPOP`, and `PEXPIRE` with conditions.
     pub(super) modern: bool,
+    /// Whether it is the copy of another broker, which takes no writes.
+    pub(super) replica: bool,
 }
 
 impl Link {

@@ -142,9 +142,8 @@ impl ConsumerTask {
     }
 
     /// Runs until it is stopped, on one connection after the other.
-    pub(super) async fn run(mut self, ready: Ready, ended: watch::Sender<bool>) {
+    pub(super) async fn run(mut self, mut next: Option<Ready>, ended: watch::Sender<bool>) {
         let stop = self.stop.clone();
-        let mut next = Some(ready);
         loop {
             let ready = match next.take() {
                 Some(ready) => ready,
@@ -430,6 +429,10 @@ impl ConsumerTask {
             tokio::select! {
                 () = self.stop.cancelled() => {}
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            if fault::is_read_only(error) {
+                // The name of the broker may stand for another one by now.
+                return Err(LinkError(fault::text(error)).into());
             }
         }
         Ok(())

@@ -25,6 +25,11 @@ pub(super) fn is_loading(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::BusyLoading)
 }
 
+/// Whether the broker is a replica, which takes no writes: after a failover the master is somewhere else.
+pub(super) fn is_read_only(error: &ServerError) -> bool {
+    has(error, "READONLY")
+}
+
 /// Whether the broker refuses writes because its memory is full.
 fn is_out_of_memory(error: &ServerError) -> bool {
     has(error, "OOM")
@@ -56,7 +61,14 @@ pub(super) fn refused(what: &str, error: &ServerError) -> TransportError {
             TransportErrorKind::Conflict,
             "the key exists and is of another type; remove or rename it",
         )
-    } else if ["LOADING", "READONLY", "MASTERDOWN", "BUSY", "CLUSTERDOWN"].contains(&error.code()) {
+    } else if error.code() == "MISCONF" {
+        (
+            TransportErrorKind::Blocked,
+            "the broker cannot write its data to disk; see its log",
+        )
+    } else if is_read_only(error)
+        || ["LOADING", "MASTERDOWN", "BUSY", "CLUSTERDOWN", "NOREPLICAS"].contains(&error.code())
+    {
         (
             TransportErrorKind::Disconnected,
             "the broker takes no commands now",

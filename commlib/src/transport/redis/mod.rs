@@ -92,7 +92,11 @@ async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTr
     let ready = if options.lazy {
         None
     } else {
-        let ready = timeout(options.connect_timeout, writer::open(&endpoint, &handle.clock)).await;
+        let ready = timeout(
+            options.connect_timeout,
+            writer::open(&endpoint, &handle.clock, false),
+        )
+        .await;
         let ready = ready.unwrap_or(Err(connection::OpenError::Timeout));
         Some(ready.map_err(|error| endpoint.connect_error(error))?)
     };
@@ -120,6 +124,7 @@ async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTr
         state,
         stop: stop.clone(),
         waiting: waiting.clone(),
+        wants_master: false,
     };
     let writer = tokio::spawn(writer.run(ready));
     let life: Life = Arc::new(stop.clone().drop_guard());
@@ -211,7 +216,10 @@ impl RedisTransport {
     async fn consume_now(&self, spec: ConsumeSpec) -> Result<Box<dyn Consumer>, TransportError> {
         let what = format!("serve `{}`", spec.service);
         let deadline = Instant::now() + self.options.operation_timeout;
-        self.connected(&what, deadline).await?;
+        let later = self.begins_later();
+        if !later {
+            self.connected(&what, deadline).await?;
+        }
         let member = format!("{}.{}", self.options.node_id, self.number());
         let stop = self.receiving.child_token();
         let guard = stop.clone().drop_guard();
@@ -223,23 +231,28 @@ impl RedisTransport {
             stop.clone(),
             Arc::downgrade(&self.life),
         );
-        let ready = match tokio::time::timeout_at(deadline, task.open()).await {
-            Ok(Ok(ready)) => ready,
-            Ok(Err(OpenFailure::Refused(error))) => return Err(error),
-            Ok(Err(OpenFailure::Lost(reason))) => {
-                let nothing = crate::error::Execution::DidNotRun;
-                return Err(fault::lost(&what, &reason, nothing));
-            }
-            Err(_) => return Err(self.too_late(&what)),
-        };
-        let announcement = task.presence().call();
-        self.limited(&what, |done| {
-            Job::Call(Call {
-                done: Some(done),
-                ..announcement
+        let ready = if later {
+            None
+        } else {
+            let ready = match tokio::time::timeout_at(deadline, task.open()).await {
+                Ok(Ok(ready)) => ready,
+                Ok(Err(OpenFailure::Refused(error))) => return Err(error),
+                Ok(Err(OpenFailure::Lost(reason))) => {
+                    let nothing = crate::error::Execution::DidNotRun;
+                    return Err(fault::lost(&what, &reason, nothing));
+                }
+                Err(_) => return Err(self.too_late(&what)),
+            };
+            let announcement = task.presence().call();
+            self.limited(&what, |done| {
+                Job::Call(Call {
+                    done: Some(done),
+                    ..announcement
+                })
             })
-        })
-        .await?;
+            .await?;
+            Some(ready)
+        };
         let (ended, watched) = watch::channel(false);
         tokio::spawn(task.run(ready, ended));
         guard.disarm();
@@ -306,7 +319,16 @@ impl RedisTransport {
             group,
             _life: Arc::clone(&self.life),
         };
+        if self.begins_later() {
+            entry.begins_later();
+            let add = Command::Add { entry, done: None };
+            return match self.commands.send(add) {
+                Ok(()) => Ok(Box::new(handle)),
+                Err(_) => Err(TransportError::closed()),
+            };
+        }
         let (done, confirmed) = oneshot::channel();
+        let done = Some(done);
         if self.commands.send(Command::Add { entry, done }).is_err() {
             return Err(TransportError::closed());
         }
@@ -352,6 +374,11 @@ impl RedisTransport {
         )
     }
 
+    /// Whether servers and subscriptions begin when the connection comes, as on a lazy node that has none.
+    fn begins_later(&self) -> bool {
+        self.options.lazy && !self.state.borrow().is_connected()
+    }
+
     /// Waits for a connection.
     async fn connected(&self, what: &str, deadline: Instant) -> Result<(), TransportError> {
         let mut state = self.state.clone();
@@ -373,9 +400,17 @@ impl RedisTransport {
         // Answers come in order: with this one, everything before it is at the broker.
         let connected = self.state.borrow().is_connected();
         let flushed = if connected {
-            let lists = [self.reply_list.clone(), inbox::wake_list(&self.options.node_id)];
-            let words: [&[u8]; 3] = [b"DEL", lists[0].as_bytes(), lists[1].as_bytes()];
-            self.handle.ask(limit, "flush", &words).await.map(|_| ())
+            let wake = inbox::wake_list(&self.options.node_id);
+            let mut words: Vec<&[u8]> = vec![b"TIME"];
+            if self.waiting.sink.get().is_some() {
+                words = vec![b"DEL", self.reply_list.as_bytes()];
+                words.extend(self.waiting.calls.as_ref().map(|_| wake.as_bytes()));
+            }
+            match self.handle.ask(limit, "flush", &words).await {
+                // Who may not have replies has none, and this is an answer too.
+                Err(error) if error.kind != TransportErrorKind::Forbidden => Err(error),
+                _ => Ok(()),
+            }
         } else {
             Ok(())
         };

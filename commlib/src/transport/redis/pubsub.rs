@@ -64,7 +64,8 @@ impl Topic {
 pub(super) enum Command {
     Add {
         entry: Arc<Entry>,
-        done: oneshot::Sender<Result<(), TransportError>>,
+        /// Who waits for the confirmation. A refusal ends a subscription only for somebody who is told of it.
+        done: Option<oneshot::Sender<Result<(), TransportError>>>,
     },
     Remove {
         topic: Topic,
@@ -242,9 +243,11 @@ impl Hub {
                 let interest = self.interests(glob).entry(name).or_default();
                 if interest.state == State::Confirmed {
                     entry.confirmed();
-                    let _ = done.send(Ok(()));
+                    if let Some(done) = done {
+                        let _ = done.send(Ok(()));
+                    }
                 } else {
-                    interest.waiting.push((entry.id(), done));
+                    interest.waiting.extend(done.map(|done| (entry.id(), done)));
                     if matches!(interest.state, State::Refused { .. }) {
                         interest.state = State::Wanted;
                     }
@@ -430,7 +433,10 @@ mod tests {
                 super::super::subscription::Outlet::Plain,
                 Arc::new(Nobody),
             ));
-            hub.command(Command::Add { entry, done });
+            hub.command(Command::Add {
+                entry,
+                done: Some(done),
+            });
             hub.ask_for_wanted(Instant::now());
             confirmed
         };

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{IDLE, Link, LinkError, SILENCE, WriteHalf};
 use super::encode::Encoder;
+use super::fault;
 use super::handle::Handle;
 use super::jobs::{Flight, Job, Load, Next, Push};
 use super::resp::{self, Value};
@@ -68,6 +69,9 @@ pub(super) struct Session {
     /// Answers to the loading of scripts, until all are there.
     loaded: Vec<Value>,
     last_write: Instant,
+    /// Whether the broker said that it takes no writes. Then nothing more is sent, and the connection ends when all that
+    /// was sent is answered.
+    read_only: bool,
 }
 
 impl Session {
@@ -85,7 +89,12 @@ impl Session {
             flights: VecDeque::new(),
             loaded: Vec::new(),
             last_write: Instant::now(),
+            read_only: false,
         }
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Encodes jobs.
@@ -166,9 +175,13 @@ impl Session {
                     while let Some(value) = reader.ready()? {
                         self.answer(value)?;
                     }
+                    if self.read_only && self.flights.is_empty() {
+                        let text = "the broker has become a replica, which takes no writes (READONLY)";
+                        return Err(End::Lost(LinkError(text.into())));
+                    }
                 }
                 more = fill(jobs, &mut self.batch, crowd),
-                    if waiting < HIGH_WATER && self.flights.len() < MOST_IN_FLIGHT =>
+                    if waiting < HIGH_WATER && self.flights.len() < MOST_IN_FLIGHT && !self.read_only =>
                 {
                     if !more {
                         return Err(End::Stopped);
@@ -232,6 +245,9 @@ impl Session {
         let Some(flight) = self.flights.pop_front() else {
             return Err(LinkError::unexpected());
         };
+        if let Value::Error(error) = &value {
+            self.read_only |= fault::is_read_only(error);
+        }
         match flight.load {
             Load::Time => self.handle.clock.set(&value, flight.since.elapsed()),
             Load::Script => {

@@ -48,6 +48,9 @@ const LEFT_BEHIND_MS: &[u8] = b"10000";
 const GIVEN_BACK_MS: &[u8] = b"86400000";
 /// A member that did nothing for so long, in ms, and has nothing, is gone.
 const GONE_MS: &str = "3600000";
+/// Where a new group begins: with what comes from now on, or with all that is there.
+const NEW: &str = "$";
+const ALL: &str = "0";
 /// Entries spoken for with one command.
 const SPOKEN_FOR: usize = 500;
 
@@ -60,7 +63,10 @@ pub(super) async fn join(
 ) -> Result<Box<dyn Subscription>, TransportError> {
     let what = format!("subscribe to `{}` as group `{}`", spec.pattern, group.name);
     let deadline = Instant::now() + transport.options.operation_timeout;
-    transport.connected(&what, deadline).await?;
+    let later = transport.begins_later();
+    if !later {
+        transport.connected(&what, deadline).await?;
+    }
     let stop = transport.receiving.child_token();
     let guard = stop.clone().drop_guard();
     let member = Member {
@@ -79,11 +85,17 @@ pub(super) async fn join(
         stop: stop.clone(),
         cursor: "0-0".to_owned(),
     };
-    let ready = match tokio::time::timeout_at(deadline, member.open("$")).await {
-        Ok(Ok(ready)) => ready,
-        Ok(Err(OpenError::Refused(error))) => return Err(error),
-        Ok(Err(OpenError::Lost(reason))) => return Err(fault::lost(&what, &reason, Execution::DidNotRun)),
-        Err(_) => return Err(transport.too_late(&what)),
+    let ready = if later {
+        None
+    } else {
+        match tokio::time::timeout_at(deadline, member.open(NEW)).await {
+            Ok(Ok(ready)) => Some(ready),
+            Ok(Err(OpenError::Refused(error))) => return Err(error),
+            Ok(Err(OpenError::Lost(reason))) => {
+                return Err(fault::lost(&what, &reason, Execution::DidNotRun));
+            }
+            Err(_) => return Err(transport.too_late(&what)),
+        }
     };
     let (ended, watched) = watch::channel(false);
     tokio::spawn(member.run(ready, ended, transport.stop.clone()));
@@ -202,19 +214,21 @@ impl Member {
 
     /// Runs until it is stopped, on one connection after the other; then speaks for what is still handled until that is
     /// settled, or `closed`.
-    async fn run(mut self, ready: Ready, ended: watch::Sender<bool>, closed: CancellationToken) {
+    async fn run(mut self, mut next: Option<Ready>, ended: watch::Sender<bool>, closed: CancellationToken) {
         let stop = self.stop.clone();
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next = Some(ready);
+        // A group that is gone went with the broker's data: all that is there now is new to it.
+        let mut start = if next.is_some() { ALL } else { NEW };
         loop {
             let ready = match next.take() {
                 Some(ready) => ready,
                 None => tokio::select! {
-                    ready = self.reopen() => ready,
+                    ready = self.reopen(start) => ready,
                     () = stop.cancelled() => break,
                 },
             };
+            start = ALL;
             match self.drive(ready, &mut beat).await {
                 Ok(never) => match never {},
                 Err(End::Stopped) => break,
@@ -237,12 +251,11 @@ impl Member {
         shared.tidy();
     }
 
-    async fn reopen(&self) -> Ready {
+    async fn reopen(&self, start: &str) -> Ready {
         let mut backoff = Backoff::new();
         loop {
             tokio::time::sleep(backoff.next_delay()).await;
-            // A group that is gone went with the broker's data: all that is there now is new to it.
-            match self.open("0").await {
+            match self.open(start).await {
                 Ok(ready) => return ready,
                 Err(OpenError::Lost(reason)) => {
                     tracing::debug!(group = self.shared.place.group, reason, "a member cannot connect");

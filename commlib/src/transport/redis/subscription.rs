@@ -40,7 +40,7 @@ pub(super) enum Outlet {
 struct State {
     /// Nothing after the end. Emptied under the lock, so that a delivery which runs is over when the end has come.
     sink: Option<Arc<dyn TopicSink>>,
-    /// Whether the broker has confirmed it before.
+    /// Whether the broker has confirmed it before, or its owner was not made to wait for that.
     confirmed: bool,
 }
 
@@ -73,6 +73,11 @@ impl Entry {
 
     pub(super) fn topic(&self) -> &Topic {
         &self.topic
+    }
+
+    /// It is in its owner's hands before the broker knows of it: what it misses until then is a gap.
+    pub(super) fn begins_later(&self) {
+        self.state.lock().confirmed = true;
     }
 
     /// The broker confirmed it. If it is not for the first time, there was a gap.

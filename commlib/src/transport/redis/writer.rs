@@ -31,6 +31,8 @@ pub(super) struct Writer {
     pub(super) state: watch::Sender<ConnectionState>,
     pub(super) stop: CancellationToken,
     pub(super) waiting: Waiting,
+    /// Whether a broker that takes no writes was met: from then on only one that does will do.
+    pub(super) wants_master: bool,
 }
 
 /// Who waits for replies.
@@ -64,16 +66,19 @@ pub(super) struct Ready {
 }
 
 /// Opens the writer's connection: loads the scripts, takes the time, looks at the memory policy.
-pub(super) async fn open(endpoint: &Endpoint, clock: &Clock) -> Result<Ready, OpenError> {
+pub(super) async fn open(endpoint: &Endpoint, clock: &Clock, wants_master: bool) -> Result<Ready, OpenError> {
     let mut link = endpoint.open("writer").await?;
+    if wants_master && link.replica {
+        let reason = "it is a replica, which takes no writes (READONLY)".into();
+        return Err(OpenError::Unreachable(reason));
+    }
     let mut commands = Vec::new();
     Scripts::load(&mut commands);
     resp::command(&mut commands, &[b"TIME"]);
-    resp::command(&mut commands, &[b"CONFIG", b"GET", b"maxmemory"]);
-    resp::command(&mut commands, &[b"CONFIG", b"GET", b"maxmemory-policy"]);
+    resp::command(&mut commands, &[b"INFO", b"memory"]);
     let asked = Instant::now();
     let answers = link
-        .ask(&commands, Scripts::COUNT + 3, SILENCE)
+        .ask(&commands, Scripts::COUNT + 2, SILENCE)
         .await
         .map_err(|error| OpenError::Unreachable(error.to_string()))?;
     if let Some(Value::Error(error)) = answers.first()
@@ -83,20 +88,25 @@ pub(super) async fn open(endpoint: &Endpoint, clock: &Clock) -> Result<Ready, Op
     }
     let mut scripts = Scripts::new();
     scripts.loaded(&answers[..Scripts::COUNT]);
-    if let [time, maxmemory, policy] = &answers[Scripts::COUNT..] {
+    if let [time, memory] = &answers[Scripts::COUNT..] {
         clock.set(time, asked.elapsed());
-        warn_of_eviction(endpoint, maxmemory, policy);
+        warn_of_eviction(endpoint, memory);
     }
     Ok(Ready { link, scripts })
 }
 
-/// Requests that wait are data that an evicting broker throws away. Who may not ask is not told.
-fn warn_of_eviction(endpoint: &Endpoint, maxmemory: &Value, policy: &Value) {
-    let value = |answer: &Value| match answer {
-        Value::Array(pair) => pair.get(1).and_then(Value::as_str).map(str::to_owned),
-        _ => None,
+/// Requests that wait are data that an evicting broker throws away.
+fn warn_of_eviction(endpoint: &Endpoint, memory: &Value) {
+    let Some(memory) = memory.as_str() else {
+        tracing::warn!(
+            broker = endpoint.address,
+            "cannot tell whether this broker drops waiting requests when its memory is full: this user may not ask \
+             (INFO); see that its maxmemory-policy is noeviction"
+        );
+        return;
     };
-    if let (Some(maxmemory), Some(policy)) = (value(maxmemory), value(policy))
+    let value = |name: &str| memory.lines().find_map(|line| line.trim_end().strip_prefix(name));
+    if let (Some(maxmemory), Some(policy)) = (value("maxmemory:"), value("maxmemory_policy:"))
         && maxmemory != "0"
         && policy != "noeviction"
     {
@@ -138,11 +148,16 @@ impl Writer {
                 .serve(ready.link, &mut self.jobs, &self.stop, wake.as_deref())
                 .await;
             self.handle.set_up(false);
+            self.wants_master |= session.is_read_only();
             let text = match &end {
                 End::Stopped => "it was closed".to_owned(),
                 End::Lost(error) => error.to_string(),
             };
             session.lost(&text, &mut kept);
+            // What still waits was not written, and its callers shall not be told that it may have been.
+            while let Ok(job) = self.jobs.try_recv() {
+                kept.extend(job.unsent());
+            }
             match end {
                 End::Stopped => break,
                 End::Lost(error) => {
@@ -171,6 +186,7 @@ impl Writer {
             });
             let endpoint = Arc::clone(&self.endpoint);
             let handle = Arc::clone(&self.handle);
+            let wants_master = self.wants_master;
             let delay = if attempt == 0 {
                 Duration::ZERO
             } else {
@@ -178,7 +194,7 @@ impl Writer {
             };
             let open = async move {
                 tokio::time::sleep(delay).await;
-                open(&endpoint, &handle.clock).await
+                open(&endpoint, &handle.clock, wants_master).await
             };
             tokio::pin!(open);
             let result = loop {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
@@ -141,6 +142,10 @@ impl Node {
     /// # Errors
     /// When something could not be finished or flushed in time.
     pub async fn shutdown(&self, limit: Duration) -> Result<(), NodeError> {
+        self.end(limit).boxed().await
+    }
+
+    async fn end(&self, limit: Duration) -> Result<(), NodeError> {
         if self.inner.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }

@@ -481,7 +481,11 @@ mod value_tests {
                 encode(&Expression::Value).unwrap().to_vec(),
             ]
             .concat();
-            assert!(decode::<Expression>(&enums).unwrap_err().contains("nested too deep"));
+            assert!(
+                decode::<Expression>(&enums)
+                    .unwrap_err()
+                    .contains("nested too deep")
+            );
             let arrays = [vec![0x91; 1_000_000], vec![0xc0]].concat();
             assert!(decode::<Value>(&arrays).unwrap_err().contains("nested too deep"));
             // What is just allowed fits, too.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
@@ -180,6 +181,11 @@ impl NodeBuilder {
     /// # Errors
     /// As [`Node::connect`].
     pub async fn connect(self, url: &str) -> Result<Node, ConnectError> {
+        // In a box, so that programs have its code once however often they connect.
+        self.start(url).boxed().await
+    }
+
+    async fn start(self, url: &str) -> Result<Node, ConnectError> {
         let url = BrokerUrl::parse(url)?;
         let dialect = self.dialect.unwrap_or(match url.setting("dialect") {
             Some("commlib-py") => Dialect::CommlibPy,
@@ -239,13 +245,14 @@ impl NodeBuilder {
     /// # Errors
     /// As [`Node::connect`].
     pub async fn connect_from_env(self) -> Result<Node, ConnectError> {
-        match std::env::var(URL_VARIABLE) {
-            Ok(url) => self.connect(&url).await,
-            Err(std::env::VarError::NotPresent) => self.connect("memory://").await,
+        let url = match std::env::var(URL_VARIABLE) {
+            Ok(url) => url,
+            Err(std::env::VarError::NotPresent) => "memory://".to_owned(),
             Err(std::env::VarError::NotUnicode(_)) => {
-                Err(ConnectError::Url(format!("{URL_VARIABLE} is not UTF-8")))
+                return Err(ConnectError::Url(format!("{URL_VARIABLE} is not UTF-8")));
             }
-        }
+        };
+        self.connect(&url).await
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use slab::Slab;
 use tokio::runtime::Handle;
@@ -146,7 +147,7 @@ impl Pending {
                 table: Arc::downgrade(self),
                 needed: true,
             };
-            self.runtime.spawn(watching.run());
+            self.runtime.spawn(watching.run().boxed());
         }
         Some(PendingCall { key, id })
     }

@@ -229,7 +229,7 @@ impl ServeTopics {
             };
             serving
                 .tasks
-                .spawn(work(Arc::new(worker), Reader::new(buffer), self.concurrency));
+                .spawn(work(Arc::new(worker), Reader::new(buffer), self.concurrency).boxed());
         }
         self.node.register(Arc::clone(&serving));
         Ok(ServerHandle::new(serving))

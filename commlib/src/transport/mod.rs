@@ -44,6 +44,7 @@ pub mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod tls;
+mod uri;
 pub(crate) mod url;
 
 use std::fmt;

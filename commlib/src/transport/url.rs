@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::uri::Parts;
 use crate::error::ConnectError;
 
 /// The schemes that exist, whether built in or not.
@@ -116,14 +117,14 @@ impl BrokerUrl {
     /// # Errors
     /// [`ConnectError::Url`] says what is wrong, without repeating the URL.
     pub fn parse(text: &str) -> Result<Self, ConnectError> {
-        let url = ::url::Url::parse(text).map_err(|error| {
+        let url = Parts::of(text).map_err(|error| {
             ConnectError::Url(format!(
                 "it is not a URL ({error}); write for example `redis://127.0.0.1`"
             ))
         })?;
         let scheme = Scheme::ALL
             .into_iter()
-            .find(|scheme| scheme.as_str() == url.scheme())
+            .find(|scheme| scheme.as_str() == url.scheme)
             .ok_or_else(|| {
                 let known: Vec<_> = Scheme::ALL
                     .iter()
@@ -131,11 +132,11 @@ impl BrokerUrl {
                     .collect();
                 ConnectError::Url(format!(
                     "unknown scheme `{}`; use one of {}",
-                    url.scheme(),
+                    url.scheme,
                     known.join(", ")
                 ))
             })?;
-        if url.fragment().is_some() {
+        if url.has_fragment {
             return Err(ConnectError::Url(
                 "it has a fragment (`#…`), which means nothing here; write `#` in a password as `%23`".into(),
             ));
@@ -146,21 +147,14 @@ impl BrokerUrl {
                 .map(std::borrow::Cow::into_owned)
                 .map_err(|_| ConnectError::Url(format!("the {what} is not UTF-8 after percent-decoding")))
         };
-        let user = match url.username() {
-            "" => None,
-            user => Some(decode("user", user)?),
-        };
+        let user = url.user.map(|user| decode("user", user)).transpose()?;
         let password = url
-            .password()
+            .password
             .map(|password| decode("password", password))
             .transpose()?
             .map(Secret);
-        let host = match url.host() {
-            Some(::url::Host::Ipv6(address)) => address.to_string(),
-            Some(host) => decode("host", &host.to_string())?,
-            None => String::new(),
-        };
-        let raw_path = url.path();
+        let host = decode("host", &url.host)?;
+        let raw_path = url.path;
         let path = match scheme {
             Scheme::RedisUnix => decode("path", raw_path)?,
             _ => decode("path", raw_path.strip_prefix('/').unwrap_or(raw_path))?,
@@ -168,13 +162,13 @@ impl BrokerUrl {
         let mut parsed = Self {
             scheme,
             host,
-            port: url.port().unwrap_or(scheme.default_port()),
+            port: url.port.unwrap_or(scheme.default_port()),
             user,
             password,
             path,
             settings: BTreeMap::new(),
         };
-        for (name, value) in url.query_pairs() {
+        for (name, value) in url.settings() {
             parsed.set(&name, &value)?;
         }
         parsed.check(raw_path)?;

@@ -83,10 +83,13 @@ pub(super) async fn consume(
         stop: stop.clone(),
     };
     let ended = stopped.clone().drop_guard();
-    core.tasks.spawn(async move {
-        task.run(started).await;
-        drop(ended);
-    });
+    core.tasks.spawn(
+        async move {
+            task.run(started).await;
+            drop(ended);
+        }
+        .boxed(),
+    );
     core.begun("starting to take requests", ready).await?;
     Ok(Box::new(Handle {
         stop,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use lapin::message::Delivery as Message;
@@ -111,10 +112,13 @@ pub(super) async fn join(
         stop: stop.clone(),
     };
     let ended = stopped.clone().drop_guard();
-    core.tasks.spawn(async move {
-        task.run(started).await;
-        drop(ended);
-    });
+    core.tasks.spawn(
+        async move {
+            task.run(started).await;
+            drop(ended);
+        }
+        .boxed(),
+    );
     core.begun("subscribing", ready).await?;
     Ok(Box::new(Membership {
         stop,
@@ -460,7 +464,7 @@ impl Delivered {
                     drop(self.delivery);
                 }
             }
-        });
+        }.boxed());
     }
 }
 
@@ -481,7 +485,7 @@ impl Settle for Delivered {
                     drop(self.delivery);
                 }
             }
-        });
+        }.boxed());
     }
 
     fn dead(mut self: Box<Self>, reason: String) {
@@ -497,7 +501,7 @@ impl Settle for Delivered {
                     drop(self.delivery);
                 }
             }
-        });
+        }.boxed());
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -84,7 +85,7 @@ impl Inbox {
         let consumer = bounded("listening for replies", limit, consume).await?;
         let ended = CancellationToken::new();
         let guard = ended.clone().drop_guard();
-        let reader = tokio::spawn(read(consumer, self.clone(), guard));
+        let reader = tokio::spawn(read(consumer, self.clone(), guard).boxed());
         Ok(Session {
             reply_to,
             reader,

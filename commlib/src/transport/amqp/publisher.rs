@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 use parking_lot::Mutex;
@@ -140,7 +141,7 @@ impl Lane {
 
     pub(super) fn start(self: &Arc<Self>) {
         if !self.started.load(Ordering::Relaxed) && !self.started.swap(true, Ordering::Relaxed) {
-            tokio::spawn(Arc::clone(self).run());
+            tokio::spawn(Arc::clone(self).run().boxed());
         }
     }
 

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::Delivery as Message;
@@ -67,10 +68,13 @@ pub(super) async fn subscribe(
         stop: stop.clone(),
     };
     let ended = stopped.clone().drop_guard();
-    core.tasks.spawn(async move {
-        task.run(started).await;
-        drop(ended);
-    });
+    core.tasks.spawn(
+        async move {
+            task.run(started).await;
+            drop(ended);
+        }
+        .boxed(),
+    );
     core.begun("subscribing", ready).await?;
     Ok(Box::new(Handle {
         stop,
@@ -281,11 +285,14 @@ impl Task {
             }
         }
         // What was delivered keeps its permit, and is acknowledged, whatever becomes of the subscription.
-        self.core.tasks.spawn(async move {
-            while let Some(tag) = handling.next().await {
-                settle(&mut unsettled, tag);
+        self.core.tasks.spawn(
+            async move {
+                while let Some(tag) = handling.next().await {
+                    settle(&mut unsettled, tag);
+                }
             }
-        });
+            .boxed(),
+        );
         end
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use futures_util::{Stream, StreamExt};
 use lapin::{Channel, Connection, Event};
 use parking_lot::Mutex;
@@ -337,7 +338,7 @@ impl Slot {
 
     fn spawn(self: &Arc<Self>, link: Option<Link>) {
         if !self.started.swap(true, Ordering::Relaxed) {
-            tokio::spawn(Arc::clone(self).run(link));
+            tokio::spawn(Arc::clone(self).run(link).boxed());
         }
     }
 

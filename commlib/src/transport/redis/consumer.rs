@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use redis::ServerError;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Interval, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,7 +25,7 @@ use super::jobs::{self, Flight, Job, Load, Reply};
 use super::outbox::Outbox;
 use super::pop::{self, Traffic};
 use super::presence::{Presence, regular};
-use super::resp::{self, Value};
+use super::resp::{self, ServerError, Value};
 use super::scripts::Scripts;
 use crate::address::Address;
 use crate::transport::backoff::Backoff;

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -126,7 +127,7 @@ async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTr
         waiting: waiting.clone(),
         wants_master: false,
     };
-    let writer = tokio::spawn(writer.run(ready));
+    let writer = tokio::spawn(writer.run(ready).boxed());
     let life: Life = Arc::new(stop.clone().drop_guard());
     Ok(Arc::new(RedisTransport {
         reply_list: inbox::reply_list(&options.node_id),
@@ -254,7 +255,7 @@ impl RedisTransport {
             Some(ready)
         };
         let (ended, watched) = watch::channel(false);
-        tokio::spawn(task.run(ready, ended));
+        tokio::spawn(task.run(ready, ended).boxed());
         guard.disarm();
         Ok(Box::new(ConsumerHandle {
             stop,
@@ -276,7 +277,7 @@ impl RedisTransport {
         }
         if let Some(wishes) = self.wishes.lock().take() {
             let hub = Hub::new(Arc::clone(&self.endpoint), wishes, self.receiving.clone());
-            tokio::spawn(hub.run());
+            tokio::spawn(hub.run().boxed());
         }
         let number = self.number();
         let (outlet, queue) = match &spec.group {
@@ -308,7 +309,7 @@ impl RedisTransport {
                     queue,
                     stop: stop.clone(),
                 };
-                tokio::spawn(member.run(ended));
+                tokio::spawn(member.run(ended).boxed());
                 Some(GroupEnd { stop, ended: watched })
             }
             _ => None,
@@ -457,7 +458,7 @@ impl Transport for RedisTransport {
                 waiting: self.waiting.clone(),
                 stop: self.receiving.clone(),
             };
-            tokio::spawn(inbox.run());
+            tokio::spawn(inbox.run().boxed());
             Ok(())
         } else {
             Err(TransportError::did_not_run(

@@ -1,9 +1,7 @@
 //! The commands that take requests from several lists, and what they bring.
 
-use redis::ServerError;
-
 use super::inbox::BLOCK_SECONDS;
-use super::resp::{self, Value};
+use super::resp::{self, ServerError, Value};
 use super::scripts::{Script, Scripts};
 
 /// Appends a pop of as many items as there are permits, at least one; how many answers it has.
@@ -156,7 +154,7 @@ mod tests {
     fn command(keys: &[&str], permits: usize, busy: bool, modern: bool) -> (String, usize) {
         let mut out = Vec::new();
         let mut scripts = Scripts::new();
-        scripts.loaded(&vec![text("x"); Scripts::COUNT]);
+        scripts.loaded(&vec![text(&"x".repeat(40)); Scripts::COUNT]);
         let answers = encode(keys, permits, busy, modern, &scripts, &mut out);
         let text = String::from_utf8(out).unwrap();
         let words = text

@@ -112,8 +112,8 @@ return 1",
 
 /// The scripts with their digests, and whether the broker has them.
 pub(super) struct Scripts {
-    scripts: [redis::Script; SOURCES.len()],
-    loaded: bool,
+    /// Their digests, as the broker named them; empty while it does not have them.
+    digests: Vec<String>,
 }
 
 impl Scripts {
@@ -121,10 +121,7 @@ impl Scripts {
 
     /// Scripts that the broker does not have yet.
     pub(super) fn new() -> Self {
-        Self {
-            scripts: SOURCES.map(redis::Script::new),
-            loaded: false,
-        }
+        Self { digests: Vec::new() }
     }
 
     /// Appends the commands that load all scripts, [`COUNT`](Self::COUNT) of them.
@@ -137,7 +134,11 @@ impl Scripts {
     /// Takes in the answers to [`load`](Self::load). While not all are loaded, each call sends its script in full,
     /// which gives an error where errors are handled.
     pub(super) fn loaded(&mut self, answers: &[Value]) {
-        self.loaded = answers.len() == Self::COUNT && answers.iter().all(|answer| answer.as_str().is_some());
+        let digests = answers.iter().map(|answer| answer.as_str().map(str::to_owned));
+        let digests = digests.collect::<Option<Vec<_>>>();
+        self.digests = digests
+            .filter(|digests| digests.len() == Self::COUNT)
+            .unwrap_or_default();
     }
 
     /// Loads all scripts on a connection of its own.
@@ -151,16 +152,16 @@ impl Scripts {
 
     /// The broker does not know the scripts any more.
     pub(super) fn forget(&mut self) {
-        self.loaded = false;
+        self.digests.clear();
     }
 
     /// Begins a call with its keys; so many arguments follow as words.
     pub(super) fn begin(&self, out: &mut Vec<u8>, script: Script, keys: &[&str], arguments: usize) {
         let index = script as usize;
         resp::begin(out, 3 + keys.len() + arguments);
-        if self.loaded {
+        if let Some(digest) = self.digests.get(index) {
             resp::word(out, b"EVALSHA");
-            resp::word(out, self.scripts[index].get_hash().as_bytes());
+            resp::word(out, digest.as_bytes());
         } else {
             resp::word(out, b"EVAL");
             resp::word(out, SOURCES[index].as_bytes());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -19,7 +20,7 @@ use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::fault;
 use super::handle::Handle;
 use super::jobs::{Ask, Call, Job};
-use super::resp::{self, Value};
+use super::resp::{self, ServerError, Value};
 use super::scripts::{Script, Scripts};
 use super::stream::{Ack, Place};
 use super::stream_letters::{LETTER_LIMIT, letters_key};
@@ -98,7 +99,7 @@ pub(super) async fn join(
         }
     };
     let (ended, watched) = watch::channel(false);
-    tokio::spawn(member.run(ready, ended, transport.stop.clone()));
+    tokio::spawn(member.run(ready, ended, transport.stop.clone()).boxed());
     guard.disarm();
     Ok(Box::new(Membership {
         stop,
@@ -434,7 +435,7 @@ impl Member {
     }
 
     /// The broker refuses to hand out entries.
-    async fn refused(&self, error: &redis::ServerError) {
+    async fn refused(&self, error: &ServerError) {
         tracing::warn!(
             group = self.shared.place.group,
             error = fault::text(error),

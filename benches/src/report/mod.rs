@@ -90,7 +90,8 @@ fn page(report: &Report, command: &str, plots: &[(String, String)]) -> String {
     let _ = write!(
         out,
         "\n## Goals\n\nRatios of medians, all of the same run, default settings, deadlines and typed errors on. In brackets \
-         the least and the most of the ratios within one round. ≥: more is better; ≤: less is better.\n\n{}",
+         the least and the most of the ratios within one round. ≥: more is better; ≤: less is better. The ratio of medians \
+         decides; `within the spread` is a floor that it misses and the best round reaches.\n\n{}",
         goals::table(report)
     );
     out += METHOD;

@@ -25,6 +25,7 @@ pub(crate) const TABLES: &[Group] = &[
         against: "tarpc.inproc",
         systems: &[
             "commlib.memory",
+            "commlib.memory.msgpack",
             "tarpc.inproc",
             "floor.json.spawn",
             "commlib.memory.ct",
@@ -40,6 +41,7 @@ pub(crate) const TABLES: &[Group] = &[
         against: "redis.opt",
         systems: &[
             "commlib.redis",
+            "commlib.redis.msgpack",
             "redis.seed",
             "redis.opt",
             "commlib.redis.perlist",
@@ -58,6 +60,7 @@ pub(crate) const TABLES: &[Group] = &[
         against: "lapin.ack64",
         systems: &[
             "commlib.amqp",
+            "commlib.amqp.msgpack",
             "lapin.ack64",
             "lapin.ack64.spawn",
             "commlib.amqp.noack",
@@ -104,6 +107,7 @@ pub(crate) const TABLES: &[Group] = &[
             "ps.commlib.redis",
             "ps.redis.await",
             "ps.redis.pipe64",
+            "ps.commlib.redis.durable",
             "ps.ruststream.stream.pipe64",
         ],
         phases: TOPICS,

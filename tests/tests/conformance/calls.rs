@@ -420,17 +420,3 @@ pub async fn the_trace_goes_through(world: World) {
             .is_ok()
     );
 }
-
-pub async fn namespaces_keep_apart(world: World) {
-    let _served = world.serve().await;
-    let other = world
-        .connect(world.builder().namespace(commlib_tests::unique("other")))
-        .await;
-    assert!(
-        ProbeClient::new(&other)
-            .add(1, 2)
-            .await
-            .unwrap_err()
-            .is_no_responders()
-    );
-}

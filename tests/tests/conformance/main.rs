@@ -12,17 +12,21 @@ mod codecs;
 mod contract;
 mod durable;
 mod limits;
+mod namespaces;
 mod outages;
 mod raw;
 mod topics;
 mod world;
 
-/// Runs bodies on every transport, as `memory::…`, `redis::…` and `amqp::…`.
+/// Runs bodies on every transport, as `memory::…`, `redis::…` and `amqp::…`, and those that stay in their namespace once
+/// more as users who may do nothing beyond it.
 macro_rules! on_every_transport {
-    (all { $($all:tt)* } brokers { $($brokers:tt)* }) => {
-        on_every_transport!(@ memory $($all)*);
-        on_every_transport!(@ redis $($all)* $($brokers)*);
-        on_every_transport!(@ amqp $($all)* $($brokers)*);
+    (all { $($all:tt)* } brokers { $($brokers:tt)* } everywhere { $($everywhere:tt)* }) => {
+        on_every_transport!(@ memory $($all)* $($everywhere)*);
+        on_every_transport!(@ redis $($all)* $($brokers)* $($everywhere)*);
+        on_every_transport!(@ amqp $($all)* $($brokers)* $($everywhere)*);
+        on_every_transport!(@ redis_as_least $($all)* $($brokers)*);
+        on_every_transport!(@ amqp_as_least $($all)* $($brokers)*);
     };
     (@ $transport:ident $($module:ident { $($name:ident)* })*) => {
         mod $transport {
@@ -61,7 +65,6 @@ on_every_transport! {
             retries_stop_when_somebody_serves
             middleware_wraps_both_sides
             the_trace_goes_through
-            namespaces_keep_apart
         }
         topics {
             a_message_reaches_every_matching_subscription_once
@@ -143,6 +146,11 @@ on_every_transport! {
             an_unreachable_broker_is_an_error_at_once
             a_lazy_node_connects_when_the_broker_comes
             a_black_hole_does_not_outlast_the_deadline
+        }
+    }
+    everywhere {
+        namespaces {
+            namespaces_keep_apart
         }
     }
 }

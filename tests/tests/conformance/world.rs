@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use commlib::{Node, NodeBuilder, ServerHandle};
-use commlib_tests::{FaultProxy, RabbitMq, RedisServer, SharedRabbitMq, SharedRedis, unique};
+use commlib_tests::{Account, FaultProxy, RabbitMq, RedisServer, SharedRabbitMq, SharedRedis, unique};
+
+use tokio::sync::OnceCell;
 
 use crate::contract::{ProbeServer, Prober, Seen};
 use crate::raw::Raw;
@@ -24,6 +26,7 @@ pub struct World {
     broker: Broker,
     url: String,
     namespace: String,
+    account: Option<Account>,
 }
 
 impl World {
@@ -35,6 +38,48 @@ impl World {
         let broker = RedisServer::shared().await;
         let url = broker.url();
         Self::new(Broker::Redis(broker), url)
+    }
+
+    /// As a user who has the rights of `docs/least-privilege.md` in the namespace and no others.
+    pub async fn redis_as_least() -> Self {
+        let mut world = Self::redis().await;
+        let Broker::Redis(broker) = &world.broker else {
+            unreachable!("made above")
+        };
+        // The patterns of the suite, as Redis compares them letter by letter.
+        let globs = [
+            "*",
+            ".a.*",
+            ".a*",
+            ".sensors*",
+            ".sensors.*",
+            ".sensors.*.front",
+            ".sensors.room.*.*.level",
+            ".sensors.room.7.*.level",
+            ".sensors.room.*.front.level",
+            ".sensors.sonar.*",
+            ".sensors.sonar.front*",
+            ".orders.moved.*.*",
+        ];
+        let globs = globs.map(|glob| format!("&{}{glob}", world.namespace));
+        let account = broker.account("all", &world.namespace, &globs).await;
+        world.url = account.url(&world.url);
+        world.account = Some(account);
+        world
+    }
+
+    /// The same; one user for all tests of a process, as it takes seconds to make one.
+    pub async fn amqp_as_least() -> Self {
+        static ACCOUNT: OnceCell<Account> = OnceCell::const_new();
+        let mut world = Self::amqp().await;
+        let Broker::RabbitMq(broker) = &world.broker else {
+            unreachable!("made above")
+        };
+        let account = ACCOUNT.get_or_init(|| broker.account("all", "world-[a-z2-7]+"));
+        let account = account.await.clone();
+        world.url = account.url(&world.url);
+        world.account = Some(account);
+        world
     }
 
     pub async fn amqp() -> Self {
@@ -53,6 +98,7 @@ impl World {
             broker,
             url,
             namespace: unique("world"),
+            account: None,
         }
     }
 
@@ -99,6 +145,10 @@ impl World {
             Broker::Redis(broker) => broker.url_at(proxy.port()),
             Broker::RabbitMq(broker) => broker.url_at(proxy.port()),
         };
+        let url = self
+            .account
+            .as_ref()
+            .map_or(url.clone(), |account| account.url(&url));
         (proxy, url)
     }
 

@@ -414,10 +414,10 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
 /// for every time between 1973 and 5138.
 const fn microseconds(timestamp: u64) -> u64 {
     match timestamp {
-        ..100_000_000_000 => timestamp * 1_000_000,
-        ..100_000_000_000_000 => timestamp * 1_000,
-        ..100_000_000_000_000_000 => timestamp,
-        _ => timestamp / 1_000,
+        0..100_000_000_000 => timestamp * 1_000_000,
+        100_000_000_000..100_000_000_000_000 => timestamp * 1_000,
+        100_000_000_000_000..100_000_000_000_000_000 => timestamp,
+        100_000_000_000_000_000.. => timestamp / 1_000,
     }
 }
 

@@ -97,7 +97,7 @@ impl Headers {
     /// Sets a header of a message that is being read. Those over what any limit allows are left out, so that a peer who
     /// sends very many costs no more than their bytes; that there are more than may be, [`check`](Self::check) tells.
     pub(crate) fn receive(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        if self.0.len() <= HARD_HEADERS {
+        if self.len() <= HARD_HEADERS {
             self.insert(name, value);
         }
     }

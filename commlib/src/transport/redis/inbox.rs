@@ -244,7 +244,7 @@ impl Inbox {
     }
 
     /// Which request an item of a reply list answers, and what it says; nothing if it is no string.
-    fn read<'a>(&self, item: &'a Value) -> Option<(Option<Cow<'a, str>>, Result<Envelope, Unreadable>)> {
+    fn read<'a>(&self, item: &'a Value) -> Option<Answer<'a>> {
         match item {
             Value::Bulk(bytes) => Some(match native::decode_reply(bytes) {
                 Ok((id, reply)) if reply.data.len() > self.max_body => {
@@ -353,6 +353,9 @@ impl Inbox {
         }
     }
 }
+
+/// The request that a reply answers, if it says so, and what it says.
+type Answer<'a> = (Option<Cow<'a, str>>, Result<Envelope, Unreadable>);
 
 /// A reply that can't be handed up.
 enum Unreadable {

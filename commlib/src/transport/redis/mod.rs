@@ -540,22 +540,27 @@ impl Transport for RedisTransport {
         mut message: Envelope,
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
-        Box::pin(async move {
-            if let Some(topic) = &options.durable {
+        if let Some(topic) = options.durable {
+            return Box::pin(async move {
                 let what = format!("publish to `{address}`");
-                return self.append(&what, topic, address, message).await;
-            }
-            let body = match self.options.dialect {
-                Dialect::CommlibPy => message.data,
-                Dialect::Native => self.encode_native(&mut message, None).into(),
-            };
-            self.limited(PublishTo(address.clone()), |done| Job::Publish {
-                channel: address,
-                body,
-                done,
-            })
-            .await
-        })
+                self.append(&what, &topic, address, message).await
+            });
+        }
+        if let Err(error) = self.handle.check(PublishTo(&address)) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let body = match self.options.dialect {
+            Dialect::CommlibPy => message.data,
+            Dialect::Native => self.encode_native(&mut message, None).into(),
+        };
+        let (done, outcome) = oneshot::channel();
+        self.handle.queue(Job::Publish {
+            channel: address,
+            body,
+            done,
+        });
+        // No limit of its own: a connection whose broker does not answer ends within seconds, and all that wait with it.
+        Box::pin(async { outcome.await.unwrap_or_else(|_| Err(TransportError::closed())) })
     }
 
     fn dead_letters(
@@ -591,9 +596,9 @@ impl Transport for RedisTransport {
 }
 
 /// What a publish is to do, for errors: most have none, so it is not put into words before.
-struct PublishTo(Address);
+struct PublishTo<'a>(&'a Address);
 
-impl fmt::Display for PublishTo {
+impl fmt::Display for PublishTo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "publish to `{}`", self.0)
     }

@@ -19,6 +19,9 @@ use crate::transport::{Accepted, TransportError, TransportErrorKind};
 /// Among so many of the latest rows, the one of a work queue is looked for.
 const RECENT: usize = 16;
 
+/// Items that are worth a write of their own, whoever else is about to come.
+const ENOUGH: usize = 64;
+
 /// Who learns how a push ended.
 pub(super) enum Origin {
     /// A call, and only of a failure: success is followed by a reply.
@@ -223,6 +226,8 @@ pub(super) struct Rows(Mutex<Open>);
 #[derive(Default)]
 struct Open {
     rows: Vec<Row>,
+    /// How many items are in them.
+    items: usize,
     /// Callers that just got their replies and have not called again.
     expected: usize,
 }
@@ -239,6 +244,7 @@ impl Rows {
     ) -> bool {
         let mut open = self.0.lock();
         open.expected = open.expected.saturating_sub(1);
+        open.items += 1;
         let first = open.rows.is_empty();
         let mut recent = open.rows.iter_mut().rev().take(RECENT);
         match recent.find(|row| row.address == address && row.has_room()) {
@@ -263,15 +269,16 @@ impl Rows {
         self.0.lock().expected = callers;
     }
 
-    /// Whether more is expected to come at once.
+    /// Whether more is expected to come at once, and there is not enough for a write yet.
     pub(super) fn expects_more(&self) -> bool {
-        self.0.lock().expected > 0
+        let open = self.0.lock();
+        open.expected > 0 && open.items < ENOUGH
     }
 
     /// Takes what is there.
     pub(super) fn take(&self) -> Vec<Row> {
         let mut open = self.0.lock();
-        open.expected = 0;
+        open.items = 0;
         std::mem::take(&mut open.rows)
     }
 }
@@ -314,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_expected_until_they_call_or_the_rows_are_taken() {
+    fn callers_are_expected_until_they_call_or_there_is_enough() {
         let rows = Rows::default();
         let waiting = Waiting {
             sink: std::sync::Arc::default(),
@@ -331,8 +338,14 @@ mod tests {
         assert!(rows.expects_more());
         call();
         assert!(!rows.expects_more());
-        rows.expect(2);
+        rows.expect(2 * ENOUGH);
         assert_eq!(rows.take().len(), 1);
-        assert!(!rows.expects_more());
+        assert!(rows.expects_more());
+        for _ in 1..ENOUGH {
+            call();
+        }
+        assert!(rows.expects_more());
+        call();
+        assert!(!rows.expects_more(), "enough for a write");
     }
 }

@@ -29,7 +29,7 @@ const MOST_IN_FLIGHT: usize = 4096;
 /// Jobs taken at once.
 const BATCH: usize = 512;
 /// How often others are let go first when they are expected to have something for the same write.
-const TURNS: usize = 4;
+const TURNS: usize = 16;
 /// A reply that could not be written for this long has nobody who waits for it.
 const REPLY_AGE: Duration = Duration::from_secs(30);
 

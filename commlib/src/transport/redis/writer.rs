@@ -166,7 +166,7 @@ impl Writer {
             session.lost(&text, &mut kept);
             // What still waits was not written, and its callers shall not be told that it may have been.
             while let Ok(job) = self.jobs.try_recv() {
-                kept.extend(job.unsent());
+                kept.extend(job.unsent(&self.handle));
             }
             match end {
                 End::Stopped => break,

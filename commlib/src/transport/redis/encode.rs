@@ -146,7 +146,8 @@ impl Encoder<'_> {
             let answers = 5 + match look {
                 Look::Not => 0,
                 Look::Short => {
-                    resp::command(out, &[b"EXISTS", presence.as_bytes()]);
+                    // `EXISTS` would do, but whoever may push may ask this already.
+                    resp::command(out, &[b"ZCOUNT", presence.as_bytes(), b"-inf", b"+inf"]);
                     1
                 }
                 Look::Long => {

@@ -108,9 +108,22 @@ pub(crate) fn decode<T: DeserializeOwned>(codec: Codec, body: &[u8]) -> Result<T
     match codec {
         Codec::Json => {
             let body = if body.is_empty() { b"null" } else { body };
-            serde_json::from_slice(body).map_err(|error| error.to_string())
+            serde_json::from_slice(body).map_err(|error| shortened(error.to_string()))
         }
-        Codec::MessagePack => message_pack::decode(body),
+        Codec::MessagePack => message_pack::decode(body).map_err(shortened),
+    }
+}
+
+/// An error that repeats the value that it is about, without the middle of a long one. At its end it says where.
+fn shortened(error: String) -> String {
+    /// Characters of either end.
+    const KEPT: usize = 150;
+    let Some((begin, _)) = error.char_indices().nth(KEPT) else {
+        return error;
+    };
+    match error.char_indices().nth_back(KEPT) {
+        Some((end, _)) if begin < end => format!("{} … {}", &error[..begin], &error[end..]),
+        _ => error,
     }
 }
 
@@ -203,6 +216,17 @@ mod tests {
                 .unwrap_err()
                 .contains("\"application/xml\"")
         );
+    }
+
+    #[test]
+    fn an_error_repeats_no_more_than_a_little_of_the_body() {
+        let body = format!("\"{}\"", "é🦀".repeat(10_000));
+        let error = decode::<u32>(Codec::Json, body.as_bytes()).unwrap_err();
+        assert!(
+            error.chars().count() < 310 && error.starts_with("invalid type: string \"é"),
+            "{error}"
+        );
+        assert!(error.contains("line 1"), "{error}");
     }
 
     #[test]

@@ -99,6 +99,9 @@
 //!
 //! `memory`, `redis` and `amqp` are the transports, `tls` their secure connections; all are on by default.
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod __fuzz;
 #[doc(hidden)]
 pub mod __private;
 pub mod address;

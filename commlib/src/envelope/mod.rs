@@ -58,46 +58,42 @@ pub struct Meta {
     /// What users and middleware add.
     pub headers: Headers,
     /// On a reply, why there is no result.
-    pub error: Option<Box<WireError>>,
+    pub error: Option<WireError>,
 }
 
 /// Headers in the order in which they were added; names are compared exactly.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(
-    #[expect(
-        clippy::box_collection,
-        reason = "most messages have no headers, and all are moved often: a list would make them larger"
-    )]
-    Option<Box<Vec<(String, String)>>>,
-);
+pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
     /// No headers.
     #[must_use]
     pub const fn new() -> Self {
-        Self(None)
+        Self(Vec::new())
     }
 
     /// The value of a header.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Sets a header, in place of an earlier one of the same name.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let (name, value) = (name.into(), value.into());
-        let list = self.0.get_or_insert_default();
-        match list.iter_mut().find(|(key, _)| *key == name) {
+        match self.0.iter_mut().find(|(key, _)| *key == name) {
             Some(entry) => entry.1 = value,
-            None => list.push((name, value)),
+            None => self.0.push((name, value)),
         }
     }
 
     /// Sets a header of a message that is being read. Those over what any limit allows are left out, so that a peer who
     /// sends very many costs no more than their bytes; that there are more than may be, [`check`](Self::check) tells.
     pub(crate) fn receive(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        if self.len() <= HARD_HEADERS {
+        if self.0.len() <= HARD_HEADERS {
             self.insert(name, value);
         }
     }
@@ -126,33 +122,25 @@ impl Headers {
 
     /// Takes a header out.
     pub fn remove(&mut self, name: &str) -> Option<String> {
-        let list = self.0.as_mut()?;
-        let at = list.iter().position(|(key, _)| key == name)?;
-        let (_, value) = list.remove(at);
-        if list.is_empty() {
-            self.0 = None;
-        }
-        Some(value)
+        let at = self.0.iter().position(|(key, _)| key == name)?;
+        Some(self.0.remove(at).1)
     }
 
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .flat_map(|list| list.iter())
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.0.is_empty()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |list| list.len())
+        self.0.len()
     }
 }
 

@@ -119,9 +119,14 @@ pub fn decode(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
     if msgpack::is_message(bytes) {
         return msgpack::decode(bytes).map(|message| (message, Dialect::Native));
     }
-    if let Some(message) = usual(bytes) {
-        return Ok((message, Dialect::Native));
+    match usual(bytes) {
+        Some(message) => Ok((message, Dialect::Native)),
+        None => in_any_form(bytes),
     }
+}
+
+/// As [`decode`], of JSON in any form.
+pub(crate) fn in_any_form(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
     let wire: Wire<'_> = match serde_json::from_slice(bytes) {
         Ok(wire) => wire,
         Err(error) => return Err(salvage(bytes, &error)),
@@ -137,20 +142,6 @@ pub fn decode(bytes: &Bytes) -> Result<(Envelope, Dialect), Malformed> {
     }
 }
 
-/// Reads a reply, native or of commlib-py: which request it answers, if it says so, and apart from that the message.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decode_reply(bytes: &Bytes) -> Result<(Option<Cow<'_, str>>, Envelope), Malformed> {
-    if let Some((data, mut meta)) = usual_parts(bytes) {
-        let id = meta.correlation_id.take();
-        return Ok((id, envelope(bytes, Some(data), meta)));
-    }
-    let (mut message, _) = decode(bytes)?;
-    let id = message.meta.correlation_id.take();
-    Ok((id.map(Cow::Owned), message))
-}
-
 /// Reads a topic message: a native envelope, or any other JSON as a bare body.
 ///
 /// # Errors
@@ -159,9 +150,14 @@ pub fn decode_topic(bytes: &Bytes) -> Result<Envelope, Malformed> {
     if msgpack::is_message(bytes) {
         return msgpack::decode(bytes);
     }
-    if let Some(message) = usual(bytes) {
-        return Ok(message);
+    match usual(bytes) {
+        Some(message) => Ok(message),
+        None => topic_in_any_form(bytes),
     }
+}
+
+/// As [`decode_topic`], of JSON in any form.
+pub(crate) fn topic_in_any_form(bytes: &Bytes) -> Result<Envelope, Malformed> {
     // Only an object whose first members are ours is an envelope; a bare body may have any shape.
     if let Ok(Wire {
         data: Some(data),
@@ -177,18 +173,14 @@ pub fn decode_topic(bytes: &Bytes) -> Result<Envelope, Malformed> {
             data: slice(bytes, raw.get()),
             meta: Meta::default(),
         }),
-        Err(error) => Err(Malformed::new(error.to_string())),
+        Err(error) => Err(Malformed::new(reason(&error))),
     }
 }
 
 /// Reads an envelope in the form that is written here.
-fn usual(bytes: &Bytes) -> Option<Envelope> {
-    let (data, meta) = usual_parts(bytes)?;
+pub(crate) fn usual(bytes: &Bytes) -> Option<Envelope> {
+    let (data, meta) = scan::envelope(std::str::from_utf8(bytes).ok()?)?;
     Some(envelope(bytes, Some(data), meta))
-}
-
-fn usual_parts(bytes: &Bytes) -> Option<(&str, WireMeta<'_>)> {
-    scan::envelope(std::str::from_utf8(bytes).ok()?)
 }
 
 fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
@@ -207,16 +199,14 @@ fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
                 .filter(|content_type| content_type != JSON)
                 .map(owned),
             headers: meta.headers,
-            error: meta.error.map(|error| {
-                Box::new(WireError {
-                    code: error.code.into_owned(),
-                    message: error.message.into_owned(),
-                    details: error
-                        .details
-                        .map(|details| slice(bytes, details.get()))
-                        .unwrap_or_default(),
-                    execution: error.execution.as_deref().map(Execution::from_wire),
-                })
+            error: meta.error.map(|error| WireError {
+                code: error.code.into_owned(),
+                message: error.message.into_owned(),
+                details: error
+                    .details
+                    .map(|details| slice(bytes, details.get()))
+                    .unwrap_or_default(),
+                execution: error.execution.as_deref().map(Execution::from_wire),
             }),
         },
     }
@@ -225,6 +215,15 @@ fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
 /// The part of `bytes` that `text` borrows from.
 fn slice(bytes: &Bytes, text: &str) -> Bytes {
     bytes.slice_ref(text.as_bytes())
+}
+
+/// What is wrong and where. Of a value that is none of the expected, the parser would repeat all of it.
+fn reason(error: &serde_json::Error) -> String {
+    if error.classify() != serde_json::error::Category::Data {
+        return error.to_string();
+    }
+    let (line, column) = (error.line(), error.column());
+    format!("a value is not what must stand there at line {line} column {column}")
 }
 
 /// Looks for somebody to answer in a message that can't be read.
@@ -252,7 +251,7 @@ fn salvage(bytes: &Bytes, error: &serde_json::Error) -> Malformed {
         .ok()
         .and_then(|loose| loose.meta.or(loose.header))
         .and_then(|raw| serde_json::from_str::<Route>(raw.get()).ok());
-    let mut malformed = Malformed::new(error.to_string());
+    let mut malformed = Malformed::new(reason(error));
     if let Some(route) = route {
         malformed.reply_to = text(route.reply_to);
         malformed.correlation_id = text(route.correlation_id).or(text(route.id));
@@ -422,6 +421,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_is_told_without_the_content() {
+        let long = "canary".repeat(1000);
+        for text in [
+            format!("\"{long}\""),
+            format!("{{\"data\":1,\"meta\":\"{long}\"}}"),
+            format!("{{\"data\":1,\"meta\":{{\"timestamp\":\"{long}\"}}}}"),
+            format!("{{\"header\":\"{long}\"}}"),
+            format!("{{{long}"),
+        ] {
+            let reason = decode(&bytes(&text)).unwrap_err().reason;
+            assert!(reason.len() < 100 && !reason.contains("canary"), "{reason}");
+            assert!(reason.contains("line 1"), "{reason}");
+        }
+    }
+
+    #[test]
     fn ignores_what_it_does_not_know() {
         let wire = bytes(
             r#"{"v":2,"data":null,"meta":{"later":[1],"headers":{"a":"b","n":1},"properties":{"x":1}}}"#,
@@ -430,21 +445,6 @@ mod tests {
         assert_eq!(message.data.as_ref(), b"null");
         assert_eq!(message.meta.headers.get("a"), Some("b"));
         assert_eq!(message.meta.headers.len(), 1);
-    }
-
-    #[test]
-    fn tells_which_request_a_reply_answers() {
-        for wire in [
-            r#"{"data":7,"meta":{"correlation_id":"c"}}"#,
-            r#"{"meta":{"correlation_id":"\u0063"},"data":7}"#,
-            r#"{"header":{"correlation_id":"c"},"data":7}"#,
-        ] {
-            let wire = bytes(wire);
-            let (id, reply) = decode_reply(&wire).unwrap();
-            assert_eq!((id.as_deref(), reply.data.as_ref()), (Some("c"), &b"7"[..]));
-        }
-        assert_eq!(decode_reply(&bytes(r#"{"data":7,"meta":{}}"#)).unwrap().0, None);
-        assert!(decode_reply(&bytes("7")).is_err());
     }
 
     #[test]
@@ -525,11 +525,11 @@ mod tests {
             for (name, value) in headers {
                 message.meta.headers.insert(name, value);
             }
-            message.meta.error = error.map(|(code, message, details)| Box::new(WireError {
+            message.meta.error = error.map(|(code, message, details)| WireError {
                 code, message,
                 details: if details { Bytes::from_static(b"[1]") } else { Bytes::new() },
                 execution: details.then_some(Execution::Failed),
-            }));
+            });
             let wire = Bytes::from(encode(&message, None));
             prop_assert_eq!(decode(&wire).unwrap(), (message.clone(), Dialect::Native));
             prop_assert_eq!(decode_topic(&wire).unwrap(), message);

@@ -251,7 +251,7 @@ impl Handling {
                 if let Failure::App(error) = &failure {
                     reply.meta.content_type = error.codec.said();
                 }
-                reply.meta.error = Some(Box::new(wire_error(failure)));
+                reply.meta.error = Some(wire_error(failure));
             }
         }
         self.responder.reply(reply);
@@ -313,7 +313,7 @@ pub(super) fn refuse(responder: Box<dyn Responder>, status: &Status) {
         responder.reply(Envelope {
             meta: Meta {
                 timestamp: Some(now_micros()),
-                error: Some(Box::new(status.into())),
+                error: Some(status.into()),
                 ..Meta::default()
             },
             ..Envelope::default()

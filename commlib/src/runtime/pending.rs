@@ -39,6 +39,10 @@ pub(crate) enum Outcome {
 
 /// What a call in flight learns when it looks.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost every reply an allocation for a value that is taken apart at once"
+)]
 pub(crate) enum Progress {
     /// It ended.
     Done(Outcome),
@@ -48,6 +52,10 @@ pub(crate) enum Progress {
     Near,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost every reply an allocation to save memory that the limit of calls bounds"
+)]
 enum State {
     Waiting(Option<Waker>),
     Done(Outcome),

@@ -212,6 +212,10 @@ pub struct Accepted {
 
 /// What came of [`Transport::publish_now`].
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost every message to a broker an allocation"
+)]
 pub enum Published {
     /// What [`Transport::publish`] would have returned.
     Done(Result<Accepted, TransportError>),

@@ -141,6 +141,13 @@ impl BrokerUrl {
                 "it has a fragment (`#…`), which means nothing here; write `#` in a password as `%23`".into(),
             ));
         }
+        // Of a password with a `/` or `?` in it, the rest would be taken for a path or a setting, and be shown.
+        let at = |part: &str| part.contains('@');
+        if url.query.is_some_and(at) || (scheme != Scheme::RedisUnix && at(url.path)) {
+            return Err(ConnectError::Url(
+                "it has an `@` after the host; write it as `%40`, and in a password `/` as `%2f` and `?` as `%3f`".into(),
+            ));
+        }
         let decode = |what: &str, text: &str| {
             percent_encoding::percent_decode_str(text)
                 .decode_utf8()
@@ -357,6 +364,10 @@ mod tests {
             "redis://u:canary@h:99999",
             "redis://u:canary@h?x=1",
             "nope://u:canary@h",
+            "redis://u:1?canary@h",
+            "amqp://u:1/canary@h",
+            "amqp://u:1?canary=1&x@h",
+            "redis+unix://u:1?canary@h",
             "redis://u:canary@h/x#y",
         ] {
             assert!(!error(text).contains("canary"), "{text}");

@@ -22,6 +22,8 @@ mod durable_letters;
 mod errors;
 mod fence;
 mod flight;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inbox;
 mod prefetch;
 mod properties;

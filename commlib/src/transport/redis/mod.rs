@@ -10,6 +10,8 @@ mod consumer;
 mod delivery;
 mod encode;
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod group;
 mod handle;
 mod inbox;
@@ -18,7 +20,6 @@ mod outbox;
 mod pop;
 mod presence;
 mod pubsub;
-mod push;
 mod resp;
 mod responder;
 mod salvage;
@@ -51,9 +52,8 @@ use self::consumer::{ConsumerHandle, ConsumerTask, OpenFailure};
 use self::group::Member;
 use self::handle::Handle;
 use self::inbox::{Calls, Inbox};
-use self::jobs::{Call, Job};
+use self::jobs::{Call, Job, Origin, Push};
 use self::pubsub::{Command, Hub};
-use self::push::Origin;
 use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
@@ -192,16 +192,16 @@ impl RedisTransport {
     }
 
     /// The bytes of a request.
-    fn encode(&self, message: &mut Envelope, reply_to: Option<&str>) -> Vec<u8> {
+    fn encode(&self, message: Envelope, reply_to: Option<&str>) -> Vec<u8> {
         match self.options.dialect {
-            Dialect::CommlibPy => commlib_py::encode_request(message, reply_to.unwrap_or_default()),
+            Dialect::CommlibPy => commlib_py::encode_request(&message, reply_to.unwrap_or_default()),
             Dialect::Native => self.encode_native(message, reply_to),
         }
     }
 
-    fn encode_native(&self, message: &mut Envelope, reply_to: Option<&str>) -> Vec<u8> {
+    fn encode_native(&self, mut message: Envelope, reply_to: Option<&str>) -> Vec<u8> {
         self.handle.clock.stamp(&mut message.meta);
-        native::encode(message, reply_to)
+        native::encode(&message, reply_to)
     }
 
     /// Runs what has to be answered within the limit for operations.
@@ -212,9 +212,7 @@ impl RedisTransport {
     ) -> Result<T, TransportError> {
         self.handle.check(&what)?;
         self.handle
-            .outcome(self.options.operation_timeout, what, |done| {
-                self.handle.queue(job(done))
-            })
+            .outcome(self.options.operation_timeout, what, job)
             .await
     }
 
@@ -351,14 +349,14 @@ impl RedisTransport {
         what: &str,
         topic: &Pattern,
         address: Address,
-        mut message: Envelope,
+        message: Envelope,
     ) -> Result<Accepted, TransportError> {
         self.handle.check(what)?;
         let durability = self
             .persistence
             .get(&self.handle, self.options.operation_timeout)
             .await;
-        let item = self.encode_native(&mut message, None);
+        let item = self.encode_native(message, None);
         self.limited(what, |done| {
             Job::Append(stream::Append {
                 stream: stream::key(topic),
@@ -476,7 +474,7 @@ impl Transport for RedisTransport {
     fn request(&self, request: Request) -> Result<(), TransportError> {
         let Request {
             address,
-            mut message,
+            message,
             time_to_live,
         } = request;
         if let Err(error) = self.handle.check("") {
@@ -485,23 +483,29 @@ impl Transport for RedisTransport {
                 _ => error,
             });
         }
-        if self.waiting.sink.get().is_none() || message.meta.id.is_none() {
+        let (Some(sink), Some(id)) = (self.waiting.sink.get(), message.meta.id.clone()) else {
             return Err(TransportError::did_not_run(
                 TransportErrorKind::Protocol,
                 "a request has an id and follows the opening of the inbox",
             ));
-        }
+        };
         let item = match &self.waiting.calls {
-            None => self.encode(&mut message, Some(&self.reply_list)),
+            None => self.encode(message, Some(&self.reply_list)),
             Some(calls) => {
-                let list = calls.add(message.meta.id.clone().unwrap_or_default());
-                self.encode(&mut message, Some(&list))
+                let list = calls.add(id.clone());
+                self.encode(message, Some(&list))
             }
         };
-        let id = message.meta.id.unwrap_or_default();
-        let (time_to_live, origin) = (milliseconds(time_to_live), Origin::Call(id));
-        self.handle
-            .push(address, &item, time_to_live, origin, &self.waiting);
+        self.handle.queue(Job::Push(Push {
+            address,
+            item,
+            time_to_live: milliseconds(time_to_live),
+            origin: Origin::Call {
+                id,
+                sink: Arc::clone(sink),
+                calls: self.waiting.calls.clone(),
+            },
+        }));
         Ok(())
     }
 
@@ -513,7 +517,7 @@ impl Transport for RedisTransport {
         false
     }
 
-    fn send(&self, mut request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+    fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         Box::pin(async move {
             let reply_to = self.waiting.calls.as_ref().map(|_| inbox::call_list());
             if let Some(list) = &reply_to {
@@ -521,46 +525,42 @@ impl Transport for RedisTransport {
                 self.handle.check(format!("send to `{}`", request.address))?;
                 inbox::bury(&self.handle, vec![list.clone()]);
             }
-            let item = self.encode(&mut request.message, reply_to.as_deref());
+            let item = self.encode(request.message, reply_to.as_deref());
             let what = format!("send to `{}`", request.address);
-            self.handle.check(&what)?;
-            let outcome = self.handle.outcome(self.options.operation_timeout, what, |done| {
-                let time_to_live = milliseconds(request.time_to_live);
-                let origin = Origin::Send(done);
-                self.handle
-                    .push(request.address, &item, time_to_live, origin, &self.waiting);
-            });
-            outcome.await
+            self.limited(&what, |done| {
+                Job::Push(Push {
+                    address: request.address,
+                    item,
+                    time_to_live: milliseconds(request.time_to_live),
+                    origin: Origin::Send(done),
+                })
+            })
+            .await
         })
     }
 
     fn publish(
         &self,
         address: Address,
-        mut message: Envelope,
+        message: Envelope,
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
-        if let Some(topic) = options.durable {
-            return Box::pin(async move {
+        Box::pin(async move {
+            if let Some(topic) = &options.durable {
                 let what = format!("publish to `{address}`");
-                self.append(&what, &topic, address, message).await
-            });
-        }
-        if let Err(error) = self.handle.check(PublishTo(&address)) {
-            return Box::pin(std::future::ready(Err(error)));
-        }
-        let body = match self.options.dialect {
-            Dialect::CommlibPy => message.data,
-            Dialect::Native => self.encode_native(&mut message, None).into(),
-        };
-        let (done, outcome) = oneshot::channel();
-        self.handle.queue(Job::Publish {
-            channel: address,
-            body,
-            done,
-        });
-        // No limit of its own: a connection whose broker does not answer ends within seconds, and all that wait with it.
-        Box::pin(async { outcome.await.unwrap_or_else(|_| Err(TransportError::closed())) })
+                return self.append(&what, topic, address, message).await;
+            }
+            let body = match self.options.dialect {
+                Dialect::CommlibPy => message.data,
+                Dialect::Native => self.encode_native(message, None).into(),
+            };
+            self.limited(PublishTo(address.clone()), |done| Job::Publish {
+                channel: address,
+                body,
+                done,
+            })
+            .await
+        })
     }
 
     fn dead_letters(
@@ -596,9 +596,9 @@ impl Transport for RedisTransport {
 }
 
 /// What a publish is to do, for errors: most have none, so it is not put into words before.
-struct PublishTo<'a>(&'a Address);
+struct PublishTo(Address);
 
-impl fmt::Display for PublishTo<'_> {
+impl fmt::Display for PublishTo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "publish to `{}`", self.0)
     }

@@ -27,8 +27,8 @@ const RETRY: Duration = Duration::from_secs(2);
 /// A channel or a glob.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Topic {
-    glob: bool,
-    name: String,
+    pub(super) glob: bool,
+    pub(super) name: String,
 }
 
 impl Topic {

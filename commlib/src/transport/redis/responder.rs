@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::Life;
 use super::handle::Handle;
-use super::jobs::{GiveBack, Job};
+use super::jobs::{GiveBack, Job, Reply};
 use super::outbox::Outbox;
 use crate::address::Address;
 use crate::envelope::{Dialect, Envelope, commlib_py, native};
@@ -56,7 +57,7 @@ impl Route {
 }
 
 /// `commlib:reply:` and 24 characters.
-fn is_node_list(list: &str) -> bool {
+pub(super) fn is_node_list(list: &str) -> bool {
     list.strip_prefix("commlib:reply:").is_some_and(|id| {
         id.len() == 24
             && id
@@ -66,7 +67,7 @@ fn is_node_list(list: &str) -> bool {
 }
 
 /// `rpc-` and 32 lower-case hexadecimal digits.
-fn is_call_list(list: &str) -> bool {
+pub(super) fn is_call_list(list: &str) -> bool {
     list.strip_prefix("rpc-")
         .is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
@@ -148,7 +149,13 @@ impl Responder for RedisResponder {
             Dialect::CommlibPy => commlib_py::encode_reply(&reply, route.correlation_id.as_deref()),
         };
         self.answered = true;
-        self.outbox.reply(self.batch, route.list, &item, Some(permit));
+        let reply = Reply {
+            list: route.list,
+            item,
+            since: Instant::now(),
+            permit: Some(permit),
+        };
+        self.outbox.reply(self.batch, reply);
     }
 
     fn finish(mut self: Box<Self>) {

@@ -38,6 +38,8 @@ pub(super) struct Server {
     pub(super) service: Arc<dyn RpcService>,
     pub(super) serving: Arc<Serving>,
     methods: Vec<Method>,
+    /// For how long a request may have waited for its turn.
+    max_wait: Option<Duration>,
     waiting: Mutex<Waiting>,
     /// How many early cancellations are remembered, so that the usual request needs no lock to learn that there are none.
     early: AtomicUsize,
@@ -80,7 +82,12 @@ impl Received {
 }
 
 impl Dispatcher {
-    pub(super) fn new(node: &Node, service: Arc<dyn RpcService>, serving: &Arc<Serving>) -> Self {
+    pub(super) fn new(
+        node: &Node,
+        service: Arc<dyn RpcService>,
+        serving: &Arc<Serving>,
+        max_wait: Option<Duration>,
+    ) -> Self {
         let methods = service.descriptor().methods.iter().map(|descriptor| Method {
             descriptor,
             pace: Pace::default(),
@@ -90,6 +97,7 @@ impl Dispatcher {
             methods: methods.collect(),
             service,
             serving: Arc::clone(serving),
+            max_wait,
             waiting: Mutex::default(),
             early: AtomicUsize::new(0),
         };
@@ -196,6 +204,13 @@ impl Server {
             )
             .with_execution(Execution::DidNotRun)
         })?;
+        if self
+            .max_wait
+            .is_some_and(|limit| age(meta, received.micros) > limit)
+        {
+            let text = "the request waited too long for its turn: the servers have more to do than they can; try later";
+            return Err(Status::new(StatusCode::ResourceExhausted, text).with_execution(Execution::DidNotRun));
+        }
         if self.early.load(Ordering::Acquire) > 0
             && meta.id.as_ref().is_some_and(|id| self.was_canceled_early(id))
         {
@@ -235,15 +250,19 @@ impl Server {
     }
 }
 
+/// How long ago a request was sent; nothing where that is not known, or still to come.
+fn age(meta: &Meta, now: u64) -> Duration {
+    Duration::from_micros(now.saturating_sub(meta.timestamp.unwrap_or(now)))
+}
+
 /// How long the caller still waits: what it said, less the time that passed since. A clock that runs ahead or behind
 /// so far that the request came before it was sent counts as in step. `None` when the time is over.
 fn time_left(meta: &Meta, default: Duration, now: u64) -> Option<Duration> {
     let timeout = meta.timeout_ms.map_or(default, Duration::from_millis);
-    let (Some(_), Some(sent)) = (meta.timeout_ms, meta.timestamp) else {
+    if meta.timeout_ms.is_none() {
         return Some(timeout);
-    };
-    let age = Duration::from_micros(now.saturating_sub(sent));
-    timeout.checked_sub(age).filter(|left| !left.is_zero())
+    }
+    timeout.checked_sub(age(meta, now)).filter(|left| !left.is_zero())
 }
 
 impl TopicSink for Dispatcher {

@@ -35,6 +35,7 @@ pub struct ServeRpc {
     service: Arc<dyn RpcService>,
     concurrency: u32,
     auto_ack: bool,
+    max_wait: Option<Duration>,
 }
 
 impl fmt::Debug for ServeRpc {
@@ -53,12 +54,25 @@ impl ServeRpc {
             service,
             concurrency: node.config().limits.concurrency,
             auto_ack: false,
+            max_wait: None,
         }
     }
 
     /// How many requests run at once, at least 1. Default [`Limits::concurrency`](crate::Limits::concurrency), 64. More wait at the broker, or go to other servers.
     pub fn concurrency(mut self, requests: u32) -> Self {
         self.concurrency = requests.max(1);
+        self
+    }
+
+    /// Refuses requests that waited longer than this for their turn, with `resource_exhausted`: they did not run. Default:
+    /// requests wait as long as their caller does.
+    ///
+    /// With more load than the server can do, a queue fills up to 10,000 requests, and then each call that is answered has
+    /// waited for all of them. With a limit it has waited about that long, and the others learn soon that they should
+    /// come back later. The time counts from the sending; on RabbitMQ by the clocks of both hosts, so leave room for what
+    /// they may differ.
+    pub fn max_wait(mut self, limit: Duration) -> Self {
+        self.max_wait = Some(limit);
         self
     }
 
@@ -80,7 +94,7 @@ impl ServeRpc {
         self.node.check_open()?;
         let descriptor = self.service.descriptor();
         let serving = Serving::new(descriptor.name);
-        let dispatcher = Arc::new(Dispatcher::new(&self.node, self.service, &serving));
+        let dispatcher = Arc::new(Dispatcher::new(&self.node, self.service, &serving, self.max_wait));
         let deadline = Instant::now() + self.node.config().operation_timeout;
         let bad_name = |reason: String| NodeError::Address {
             text: descriptor.name.to_owned(),

@@ -222,6 +222,30 @@ pub async fn too_many_calls_in_flight_are_refused(world: World) {
     probe.add(1, 1).await.unwrap();
 }
 
+pub async fn a_request_that_waited_too_long_is_refused(world: World) {
+    let prober = Prober::default();
+    let seen = Arc::clone(&prober.seen);
+    let limit = Duration::from_millis(1500);
+    let node = world.node().await;
+    let server = node
+        .serve(ProbeServer::new(prober))
+        .concurrency(1)
+        .max_wait(limit);
+    server.await.unwrap();
+    let probe = ProbeClient::new(&world.node().await);
+    let first = tokio::spawn(probe.wait(true).into_future());
+    eventually(SOON, || async { seen.waiting() == 1 }).await;
+    let late = tokio::spawn(probe.add(1, 1).into_future());
+    tokio::time::sleep(limit + Duration::from_millis(200)).await;
+    seen.open();
+    assert!(first.await.unwrap().unwrap());
+    let error = late.await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(StatusCode::ResourceExhausted));
+    assert_eq!(error.execution(), Execution::DidNotRun);
+    assert_eq!(probe.add(1, 2).await.unwrap(), Sum { c: 3 });
+    assert_eq!(seen.runs(), 1);
+}
+
 pub async fn a_body_over_the_limit_is_refused_before_it_is_sent(world: World) {
     let _served = world.serve().await;
     let node = world.connect(world.builder().max_body(1000)).await;

@@ -46,6 +46,7 @@ pub(crate) const RPC_METHOD: Place = Place {
         ("timeout", Takes::Text),
         ("idempotent", Takes::Nothing),
         ("oneway", Takes::Nothing),
+        ("durable", Takes::Nothing),
         ("body", Takes::Nothing),
     ],
     bare: None,

@@ -22,7 +22,7 @@ use proc_macro::TokenStream;
 /// | where | keys |
 /// |---|---|
 /// | `#[rpc_service(…)]` on the trait | `name = "…"` (default: the trait's name in snake case), `crate = path` |
-/// | `#[rpc(…)]` on a method | `name = "…"`, `timeout = "2s"` (`ms`, `s`, `m`, `h`), `idempotent`, `oneway`, `body` |
+/// | `#[rpc(…)]` on a method | `name = "…"`, `timeout = "2s"` (`ms`, `s`, `m`, `h`), `idempotent`, `oneway`, `durable`, `body` |
 /// | `#[rpc(…)]` on an argument | `name = "…"`, `default` (may be absent), `context` (never sent) |
 ///
 /// `trait Calculator` gives `CalculatorClient` and `CalculatorServer<S>`, both with the trait's visibility. A method may take

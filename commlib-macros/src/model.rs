@@ -79,6 +79,8 @@ pub(crate) struct RpcMethod {
     pub(crate) timeout: Option<Duration>,
     pub(crate) idempotent: bool,
     pub(crate) oneway: bool,
+    /// The broker keeps its requests until they were handled.
+    pub(crate) durable: bool,
 }
 
 impl RpcMethod {

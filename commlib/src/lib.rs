@@ -131,7 +131,7 @@ pub use error::{
 pub use limits::Limits;
 pub use message::{CaptureError, Message, ServiceError, TopicLevel};
 pub use node::{Node, NodeBuilder, Serve, URL_VARIABLE};
-pub use rpc::{Call, Oneway, RequestContext, ServerHandle};
+pub use rpc::{Call, DurableCall, DurableOneway, Oneway, RequestContext, ServerHandle};
 pub use schema::Contract;
 pub use topic::{Any, MessageContext, Received, RecvError};
 pub use transport::{Accepted, BrokerUrl, ConnectionState, DeadLetter, Durability, ReplyRoute, Tls};

@@ -23,7 +23,7 @@ use crate::envelope::{Dialect, Envelope};
 use crate::error::{ConnectError, Execution, LocalError, NodeError, Status, StatusCode};
 use crate::limits::Limits;
 use crate::middleware::Middleware;
-use crate::rpc::Server;
+use crate::rpc::{Budget, Server};
 use crate::runtime::pending::Pending;
 use crate::transport::{self, ConnectionState, Transport, TransportError, TransportErrorKind};
 
@@ -65,6 +65,7 @@ pub(crate) struct Config {
     pub(crate) call_timeout: Duration,
     pub(crate) operation_timeout: Duration,
     pub(crate) limits: Limits,
+    pub(crate) retries: Budget,
     pub(crate) dialect: Dialect,
     pub(crate) codec: Codec,
     pub(crate) namespace: Option<Address>,

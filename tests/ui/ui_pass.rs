@@ -30,6 +30,8 @@ mod private_trait_no_warnings;
 mod pub_crate_trait;
 #[path = "pass/raw_identifiers.rs"]
 mod raw_identifiers;
+#[path = "pass/rpc_durable.rs"]
+mod rpc_durable;
 #[path = "pass/service_inside_fn.rs"]
 mod service_inside_fn;
 #[path = "pass/shadowed_result_option_vec.rs"]
@@ -72,6 +74,7 @@ fn each_case_runs() {
     private_trait_no_warnings::main();
     pub_crate_trait::main();
     raw_identifiers::main();
+    rpc_durable::main();
     service_inside_fn::main();
     shadowed_result_option_vec::main();
     spawn_generic_over_service::main();

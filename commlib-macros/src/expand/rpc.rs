@@ -194,7 +194,10 @@ impl<'a> Generated<'a> {
             }
         };
         let RpcMethod {
-            idempotent, oneway, ..
+            idempotent,
+            oneway,
+            durable,
+            ..
         } = method;
         let checks = self.checks();
         let request_struct = (!method.body).then(|| self.request_struct());
@@ -215,6 +218,7 @@ impl<'a> Generated<'a> {
                 timeout: #timeout,
                 idempotent: #idempotent,
                 oneway: #oneway,
+                durable: #durable,
             };
             #request_struct
             #(#cfgs)*
@@ -357,13 +361,20 @@ impl<'a> Generated<'a> {
             quote!(#ident: #ty)
         });
         let (ok, error) = reply_types(krate, &method.reply);
-        let (output, function) = if method.oneway {
-            (quote_spanned!(span=> #krate::rpc::Oneway), internal("oneway"))
-        } else {
-            (
+        let (output, function) = match (method.oneway, method.durable) {
+            (true, false) => (quote_spanned!(span=> #krate::rpc::Oneway), internal("oneway")),
+            (true, true) => (
+                quote_spanned!(span=> #krate::rpc::DurableOneway),
+                internal("durable_oneway"),
+            ),
+            (false, false) => (
                 quote_spanned!(span=> #krate::rpc::Call<#ok, #error>),
                 internal("call"),
-            )
+            ),
+            (false, true) => (
+                quote_spanned!(span=> #krate::rpc::DurableCall<#ok, #error>),
+                internal("durable_call"),
+            ),
         };
         let request = self.request_value();
         quote_spanned! {span=>

@@ -107,6 +107,15 @@ fn keys_of_a_method() {
         &["a oneway method has no reply"],
     );
     good(method("#[rpc(oneway)] async fn a(&self) -> ();"));
+    good(method("#[rpc(durable)] async fn a(&self) -> u8;"));
+    good(method("#[rpc(durable, oneway)] async fn a(&self);"));
+    says(
+        method("#[rpc(durable, idempotent)] async fn a(&self);"),
+        &[
+            "a `durable` method runs at least once anyway",
+            "remove `idempotent`",
+        ],
+    );
     says(
         method("#[rpc(oneway, idempotent)] async fn a(&self);"),
         &["exclude each other"],

@@ -57,6 +57,7 @@ fn method(_head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Rpc
     let wire = names::level(bag.text("name"), &ident, "method name", errors);
     let timeout = bag.text("timeout").and_then(|text| names::duration(text, errors));
     check_oneway(&bag, raw, errors);
+    check_durable(&bag, errors);
     let stub_args = stub_args(&arguments);
     let args = arguments
         .into_iter()
@@ -86,6 +87,7 @@ fn method(_head: &Head, raw: &mut RawMethod, errors: &mut Errors) -> (Option<Rpc
         timeout,
         idempotent: bag.flag("idempotent").is_some(),
         oneway: bag.flag("oneway").is_some(),
+        durable: bag.flag("durable").is_some(),
     };
     check_keys(&method, errors);
     if let Some(span) = bag.flag("body") {
@@ -114,6 +116,14 @@ fn check_oneway(bag: &Bag, raw: &RawMethod, errors: &mut Errors) {
     }
     if bag.flag("idempotent").is_some() {
         let text = "`oneway` and `idempotent` exclude each other: without a reply nothing is ever retried";
+        errors.push_at(span, text);
+    }
+}
+
+/// What both say is the same of its callers, and not of its handler.
+fn check_durable(bag: &Bag, errors: &mut Errors) {
+    if let (Some(_), Some(span)) = (bag.flag("durable"), bag.flag("idempotent")) {
+        let text = "a `durable` method runs at least once anyway, and its calls are told apart by their idempotency keys; remove `idempotent`";
         errors.push_at(span, text);
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::codec;
 use crate::error::{Status, StatusCode};
-use crate::rpc::{Call, Oneway};
+use crate::rpc::{Call, DurableCall, DurableOneway, Oneway};
 use crate::topic::{IntoSelector, Publish, Subscribe};
 use crate::{Message, ServiceError, TopicLevel};
 
@@ -39,6 +39,20 @@ impl<Q: Message, T: Message, E: ServiceError> RpcGate<Q, T, E> {
     }
     pub fn oneway(client: &RpcClient, method: &'static MethodDescriptor, request: &Q) -> Oneway {
         client.oneway(method, request)
+    }
+    pub fn durable_call(
+        client: &RpcClient,
+        method: &'static MethodDescriptor,
+        request: &Q,
+    ) -> DurableCall<T, E> {
+        client.durable_call(method, request)
+    }
+    pub fn durable_oneway(
+        client: &RpcClient,
+        method: &'static MethodDescriptor,
+        request: &Q,
+    ) -> DurableOneway {
+        client.durable_oneway(method, request)
     }
     pub fn decode(codec: Codec, body: &[u8]) -> Result<Q, Failure> {
         super::decode(codec, body)
@@ -71,6 +85,12 @@ pub trait ClosedRpcGate<Q, T, E> {
         std::process::abort()
     }
     fn oneway(_: &RpcClient, _: &'static MethodDescriptor, _: &Q) -> Oneway {
+        std::process::abort()
+    }
+    fn durable_call(_: &RpcClient, _: &'static MethodDescriptor, _: &Q) -> DurableCall<T, E> {
+        std::process::abort()
+    }
+    fn durable_oneway(_: &RpcClient, _: &'static MethodDescriptor, _: &Q) -> DurableOneway {
         std::process::abort()
     }
     fn decode(_: Codec, _: &[u8]) -> Result<Q, Failure> {

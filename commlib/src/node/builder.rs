@@ -17,6 +17,7 @@ use crate::envelope::Dialect;
 use crate::error::ConnectError;
 use crate::limits::Limits;
 use crate::middleware::Middleware;
+use crate::rpc::{Budget, RetryBudget};
 use crate::runtime::id;
 use crate::runtime::pending::Pending;
 use crate::transport::{self, BrokerUrl, ReplyRoute, Tls, TransportOptions};
@@ -41,6 +42,7 @@ pub struct NodeBuilder {
     operation_timeout: Duration,
     call_timeout: Duration,
     limits: Limits,
+    retry_budget: RetryBudget,
     dialect: Option<Dialect>,
     codec: Option<Codec>,
     namespace: Option<String>,
@@ -58,6 +60,7 @@ impl Default for NodeBuilder {
             operation_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(10),
             limits: Limits::new(),
+            retry_budget: RetryBudget::default(),
             dialect: None,
             codec: None,
             namespace: None,
@@ -125,6 +128,13 @@ impl NodeBuilder {
     /// `resource_exhausted`.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.limits = self.limits.calls_in_flight(calls);
+        self
+    }
+
+    /// How many retries this node allows itself, all calls together. Default 10 % of the calls that have a
+    /// [`Retry`](crate::rpc::Retry), and 10 in 10 s.
+    pub fn retry_budget(mut self, budget: RetryBudget) -> Self {
+        self.retry_budget = budget;
         self
     }
 
@@ -227,6 +237,7 @@ impl NodeBuilder {
                     call_timeout: self.call_timeout,
                     operation_timeout: self.operation_timeout,
                     limits: self.limits,
+                    retries: Budget::new(self.retry_budget),
                     dialect,
                     codec,
                     namespace,

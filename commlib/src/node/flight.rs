@@ -43,6 +43,8 @@ pub(crate) struct InFlight {
     call: PendingCall,
     started: Instant,
     deadline: Instant,
+    /// The broker keeps the request: it runs, whether or not somebody waits.
+    durable: bool,
     /// Set when the deadline is near.
     timer: Option<Pin<Box<Sleep>>>,
     over: bool,
@@ -50,7 +52,12 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     /// Sends the request of a call, or says at once how that ended. The inbox is open.
-    pub(crate) fn start(node: &Node, invocation: Invocation, now: Instant) -> Result<Self, Stopped> {
+    pub(crate) fn start(
+        node: &Node,
+        invocation: Invocation,
+        now: Instant,
+        durable: bool,
+    ) -> Result<Self, Stopped> {
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
         let pending = &node.inner.pending;
         let Some(call) = pending.register(now, deadline) else {
@@ -65,6 +72,7 @@ impl InFlight {
             call,
             started: now,
             deadline,
+            durable,
             timer: None,
             over: false,
         };
@@ -82,6 +90,7 @@ impl InFlight {
             address: self.address.clone(),
             time_to_live: self.deadline.saturating_duration_since(self.started),
             message: node.envelope(self.call.id().text(), invocation, self.started)?,
+            durable: self.durable,
         };
         Ok(node.inner.transport.request(request)?)
     }
@@ -120,7 +129,7 @@ impl InFlight {
         node.inner.pending.release(&self.call);
         let id = self.call.id().text();
         let unsent = node.inner.transport.forget(&id);
-        if !unsent {
+        if !unsent && !self.durable {
             node.cancel(&self.address, &id);
         }
         unsent
@@ -136,7 +145,9 @@ impl InFlight {
             )
             .with_execution(Execution::DidNotRun);
         }
-        let hint = if node.inner.transport.capabilities().no_responders {
+        let hint = if self.durable {
+            "; if the broker took the request, it runs nevertheless"
+        } else if node.inner.transport.capabilities().no_responders {
             ""
         } else {
             "; nobody may be serving it"

@@ -50,13 +50,13 @@ impl Node {
         })
     }
 
-    async fn call(&self, invocation: Invocation) -> Outcome {
+    async fn call(&self, invocation: Invocation, durable: bool) -> Outcome {
         let (address, deadline) = (&invocation.address, invocation.deadline);
         self.check_open()?;
         let mut refused = Unsent::default();
         loop {
             self.open_inbox(deadline).await?;
-            let tried = match InFlight::start(self, invocation.clone(), Instant::now()) {
+            let tried = match InFlight::start(self, invocation.clone(), Instant::now(), durable) {
                 Ok(flight) => Watched { node: self, flight }.await,
                 Err(stopped) => Err(stopped),
             };
@@ -76,7 +76,7 @@ impl Node {
         self.inner.inbox.initialized() && self.inner.config.client_middleware.is_empty()
     }
 
-    pub(super) fn take_reply(&self, reply: Envelope) -> Outcome {
+    pub(crate) fn take_reply(&self, reply: Envelope) -> Outcome {
         let depth = self.inner.config.limits.depth;
         let codec = Codec::of(reply.meta.content_type.as_deref()).and_then(|codec| {
             let body = match &reply.meta.error {
@@ -102,7 +102,7 @@ impl Node {
         }
     }
 
-    async fn oneway(&self, invocation: Invocation) -> Outcome {
+    async fn oneway(&self, invocation: Invocation, durable: bool) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
         let message = self.envelope(id::random(), invocation, Instant::now())?;
@@ -113,6 +113,7 @@ impl Node {
                     address: address.clone(),
                     message: message.clone(),
                     time_to_live,
+                    durable,
                 };
                 self.inner.transport.send(request)
             })
@@ -228,17 +229,27 @@ fn whole_ms(left: Duration) -> u64 {
 pub(crate) struct Sending<'a> {
     node: &'a Node,
     options: PublishOptions,
+    /// Whether the broker keeps the request.
+    durable: bool,
 }
 
 impl<'a> Sending<'a> {
-    /// For calls.
-    pub(crate) fn new(node: &'a Node) -> Self {
-        Self::publishing(node, PublishOptions::default())
+    /// For calls, of a durable method or another.
+    pub(crate) fn calling(node: &'a Node, durable: bool) -> Self {
+        Self {
+            node,
+            options: PublishOptions::default(),
+            durable,
+        }
     }
 
     /// For messages of topics.
     pub(crate) fn publishing(node: &'a Node, options: PublishOptions) -> Self {
-        Self { node, options }
+        Self {
+            node,
+            options,
+            durable: false,
+        }
     }
 
     /// Publishes through the middleware.
@@ -254,8 +265,8 @@ impl<'a> Sending<'a> {
 impl End for Sending<'_> {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
         match invocation.kind {
-            Kind::Call => self.node.call(invocation).boxed(),
-            Kind::Oneway => self.node.oneway(invocation).boxed(),
+            Kind::Call => self.node.call(invocation, self.durable).boxed(),
+            Kind::Oneway => self.node.oneway(invocation, self.durable).boxed(),
             Kind::Publish => self.node.publish(invocation, &self.options).boxed(),
         }
     }

@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::retry::{Failed, Tries};
 use super::{CallFuture, MethodDescriptor, Retry};
 use crate::address::Address;
 use crate::codec::{self, Codec};
@@ -21,6 +22,7 @@ use crate::middleware::{Invocation, Kind, Next, Outcome, Reply};
 use crate::node::{Node, Sending};
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
+use crate::transport::Accepted;
 
 /// What both builders hold.
 #[derive(Debug)]
@@ -28,7 +30,9 @@ pub(super) struct Parts {
     pub(super) node: Node,
     address: Address,
     default_timeout: Option<Duration>,
-    idempotent: bool,
+    /// Whether it may run twice.
+    repeatable: bool,
+    durable: bool,
     pub(super) body: Result<Bytes, LocalError>,
     pub(super) headers: Headers,
     timeout: Option<Duration>,
@@ -38,7 +42,8 @@ impl Parts {
     fn of_method(node: Node, method: &'static MethodDescriptor, body: Result<Bytes, LocalError>) -> Self {
         Self {
             default_timeout: method.timeout,
-            idempotent: method.idempotent,
+            repeatable: method.idempotent || method.durable,
+            durable: method.durable,
             ..Self::new(node, method.address.clone(), body)
         }
     }
@@ -48,7 +53,8 @@ impl Parts {
             node,
             address,
             default_timeout: None,
-            idempotent: false,
+            repeatable: false,
+            durable: false,
             body,
             headers: Headers::new(),
             timeout: None,
@@ -65,6 +71,11 @@ impl Parts {
         scope.deadline.map_or(own, |inherited| inherited.min(own))
     }
 
+    /// How often it is tried.
+    pub(super) fn tries<'a, F: Failed>(&'a self, retry: Option<Retry>, deadline: Instant) -> Tries<'a, F> {
+        Tries::new(retry, &self.node.config().retries, self.repeatable, deadline)
+    }
+
     /// A body in the codec of the node.
     pub(super) fn encoded(&self, body: Bytes) -> (Codec, Bytes) {
         (self.node.config().codec, body)
@@ -78,10 +89,10 @@ impl Parts {
     }
 
     /// Sends it through the middleware, in the span.
-    async fn run(&self, invocation: Invocation, span: tracing::Span, scope: &Scope) -> Outcome {
+    pub(super) async fn run(&self, invocation: Invocation, span: tracing::Span, scope: &Scope) -> Outcome {
         let mut invocation = invocation;
         TraceContext::inject(&mut invocation.headers, scope, &span);
-        let end = Sending::new(&self.node);
+        let end = Sending::calling(&self.node, self.durable);
         Next::new(&self.node.config().client_middleware, &end)
             .run(invocation)
             .instrument(span)
@@ -179,20 +190,14 @@ impl<T: Message, E: ServiceError> Call<T, E> {
         mut span: tracing::Span,
         scope: Scope,
     ) -> Result<T, CallError<E>> {
-        let deadline = invocation.deadline;
-        let mut delays = self.retry.map(Retry::delays);
+        let mut tries = self.parts.tries(self.retry, invocation.deadline);
         loop {
             let error = match self.parts.run(invocation.clone(), span, &scope).await {
                 Ok(reply) => return decode_reply(&reply),
                 Err(failure) => decode_failure(failure),
             };
-            let delay = match &mut delays {
-                Some(delays) if Retry::allows(&error, self.parts.idempotent) => delays.next(),
-                _ => None,
-            };
-            match delay {
-                Some(delay) if Instant::now() + delay < deadline => tokio::time::sleep(delay).await,
-                _ => return Err(error),
+            if let Some(error) = tries.after(error).await {
+                return Err(error);
             }
             span = self::span(&invocation.address);
         }
@@ -228,7 +233,8 @@ impl<T: Message, E: ServiceError> IntoFuture for Call<T, E> {
 
 /// A request without a reply, sent when it is awaited.
 ///
-/// Awaiting it tells whether the broker took the request; whether and how it ran stays unknown. It ends by its
+/// Awaiting it tells whether the broker took the request, and how well it keeps it ([`Accepted`]): not beyond the deadline,
+/// and not for sure until then. Whether and how it ran stays unknown. It ends by its
 /// deadline as a [`Call`] does. Dropping the future does not take back what was sent.
 ///
 /// # Errors
@@ -236,7 +242,7 @@ impl<T: Message, E: ServiceError> IntoFuture for Call<T, E> {
 #[must_use = "a request is not sent until it is awaited"]
 #[derive(Debug)]
 pub struct Oneway {
-    parts: Parts,
+    pub(super) parts: Parts,
 }
 
 impl Oneway {
@@ -264,7 +270,7 @@ impl Oneway {
 }
 
 impl IntoFuture for Oneway {
-    type Output = Result<(), NodeError>;
+    type Output = Result<Accepted, NodeError>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(mut self) -> Self::IntoFuture {
@@ -280,7 +286,7 @@ impl IntoFuture for Oneway {
             self.parts
                 .run(invocation, span, &scope)
                 .await
-                .map(drop)
+                .map(|reply| reply.accepted.unwrap_or_default())
                 .map_err(without_app)
         }
         .boxed()

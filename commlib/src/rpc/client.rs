@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Call, MethodDescriptor, Oneway};
+use super::{Call, DurableCall, DurableOneway, MethodDescriptor, Oneway};
 use crate::address::Address;
 use crate::codec;
 use crate::error::LocalError;
@@ -62,6 +62,24 @@ impl RpcClient {
             address,
             codec::encode(self.node.config().codec, request).map_err(LocalError::Encode),
         )
+    }
+
+    /// Prepares a call of a durable method. Nothing is sent before it is awaited.
+    pub fn durable_call<Q: Serialize, T: Message, E: ServiceError>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: &Q,
+    ) -> DurableCall<T, E> {
+        DurableCall::new(self.call(method, request))
+    }
+
+    /// Prepares a request to a durable method that has no reply. Nothing is sent before it is awaited.
+    pub fn durable_oneway<Q: Serialize>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: &Q,
+    ) -> DurableOneway {
+        DurableOneway::new(self.oneway(method, request))
     }
 
     /// Prepares a request without a reply. Nothing is sent before it is awaited.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::durable_call::KEY;
 use crate::address::Address;
 use crate::codec::Codec;
 use crate::envelope::Headers;
@@ -20,6 +21,7 @@ pub struct RequestContext {
     pub(crate) deadline: Instant,
     pub(crate) cancel: Arc<Cancel>,
     pub(crate) redelivered: bool,
+    pub(crate) attempt: u32,
     pub(crate) codec: Codec,
 }
 
@@ -48,7 +50,8 @@ impl RequestContext {
         &self.headers
     }
 
-    /// When the caller stops waiting. Calls made by the handler inherit it.
+    /// When the caller stops waiting. Calls made by the handler inherit it. Of a durable method it is far in the future:
+    /// its work goes on whether or not somebody waits.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         self.deadline
@@ -80,6 +83,19 @@ impl RequestContext {
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
         self.redelivered
+    }
+
+    /// How often the request was delivered to a server, this time included: more than 1 when an earlier handler panicked,
+    /// or ended with its process before it was done. Always 1 unless the method is durable.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The idempotency key of a request to a durable method. Untrusted text.
+    #[must_use]
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.headers.get(KEY)
     }
 
     /// How the caller encoded the request; the reply goes back in the same way.

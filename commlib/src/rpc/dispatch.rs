@@ -66,7 +66,7 @@ pub(super) struct Received {
 }
 
 impl Received {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self {
             micros: now_micros(),
             at: Instant::now(),
@@ -88,14 +88,17 @@ impl Dispatcher {
         serving: &Arc<Serving>,
         max_wait: Option<Duration>,
     ) -> Self {
-        let methods = service.descriptor().methods.iter().map(|descriptor| Method {
+        // Those of work queues come first, so that the index of a queue is that of its method.
+        let all = || service.descriptor().methods.iter();
+        let (kept, queued) = (all().filter(|it| it.durable), all().filter(|it| !it.durable));
+        let methods = queued.chain(kept).map(|descriptor| Method {
             descriptor,
             pace: Pace::default(),
         });
         let server = Server {
             node: node.clone(),
             methods: methods.collect(),
-            service,
+            service: Arc::clone(&service),
             serving: Arc::clone(serving),
             max_wait,
             waiting: Mutex::default(),
@@ -160,6 +163,7 @@ impl RequestSink for Dispatcher {
             cancel: Arc::new(Cancel::new(message.meta.id.take())),
             codec,
             responder,
+            once: None,
         };
         let waiter = if waited_for {
             Waiter::Caller
@@ -177,7 +181,19 @@ impl RequestSink for Dispatcher {
     }
 }
 
+impl Dispatcher {
+    /// What the requests share.
+    pub(super) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+}
+
 impl Server {
+    /// The methods and their places: first those of work queues, then the durable ones.
+    pub(super) fn methods(&self) -> impl Iterator<Item = (usize, &'static MethodDescriptor)> {
+        self.methods.iter().map(|method| method.descriptor).enumerate()
+    }
+
     pub(super) fn method(&self, index: usize) -> &Method {
         &self.methods[index]
     }
@@ -253,6 +269,12 @@ impl Server {
 /// How long ago a request was sent; nothing where that is not known, or still to come.
 fn age(meta: &Meta, now: u64) -> Duration {
     Duration::from_micros(now.saturating_sub(meta.timestamp.unwrap_or(now)))
+}
+
+/// How long the caller of a request that comes now still waits, if it said so and waits at all.
+pub(super) fn still_waits(meta: &Meta) -> Option<Duration> {
+    meta.timeout_ms?;
+    time_left(meta, Duration::ZERO, now_micros())
 }
 
 /// How long the caller still waits: what it said, less the time that passed since. A clock that runs ahead or behind

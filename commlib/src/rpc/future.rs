@@ -88,7 +88,7 @@ impl<T: Message, E: ServiceError> CallFuture<T, E> {
             parts.encoded(sent.body.clone()),
             deadline,
         );
-        match InFlight::start(&parts.node, invocation, now) {
+        match InFlight::start(&parts.node, invocation, now, false) {
             Ok(flight) => Ok(State::InFlight(flight, sent)),
             Err(Stopped::Failed(failure)) => Err(decode_failure(failure)),
             Err(Stopped::Unsent(_)) => self.again(sent),

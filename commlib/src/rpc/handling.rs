@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::dispatch::{Received, Server};
+use super::once::Once;
 use super::{HandlerResult, MethodDescriptor, RequestContext};
 use crate::codec::Codec;
 use crate::envelope::{Envelope, Meta};
@@ -35,6 +36,8 @@ pub(super) struct Handling {
     pub(super) cancel: Arc<Cancel>,
     pub(super) codec: Codec,
     pub(super) responder: Box<dyn Responder>,
+    /// Of a durable method.
+    pub(super) once: Option<Arc<Once>>,
 }
 
 /// A handler that was started.
@@ -43,6 +46,8 @@ struct Work {
     scope: Scope,
     span: tracing::Span,
     method: &'static MethodDescriptor,
+    /// It panicked, or was ended.
+    broke_off: bool,
 }
 
 impl Work {
@@ -53,8 +58,10 @@ impl Work {
         } = self;
         let _entered = span.enter();
         let polled = scope.sync(|| catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))));
-        polled
-            .unwrap_or_else(|panic| Poll::Ready(Err(panicked(self.method.address.as_str(), &*panic).into())))
+        polled.unwrap_or_else(|panic| {
+            self.broke_off = true;
+            Poll::Ready(Err(panicked(self.method.address.as_str(), &*panic).into()))
+        })
     }
 }
 
@@ -121,7 +128,9 @@ impl Handling {
             Poll::Ready(result) => {
                 let now = Instant::now();
                 pace.done(now - begun);
-                self.answer(&server, result, now);
+                if !self.goes_back(&work) {
+                    self.answer(&server, result, now);
+                }
             }
             Poll::Pending => {
                 pace.waited();
@@ -148,14 +157,24 @@ impl Handling {
                 return Poll::Ready(result);
             }
             ended.as_mut().poll(cx).map(|()| {
+                work.broke_off = true;
                 let text = "the server shut down before the request was finished";
                 Err(Status::new(StatusCode::Unavailable, text).into())
             })
         })
         .await;
+        let goes_back = self.goes_back(&work);
         drop(work);
         server.waited(&self.cancel);
-        self.answer(&server, result, Instant::now());
+        if !goes_back {
+            self.answer(&server, result, Instant::now());
+        }
+    }
+
+    /// Whether a request is to be handled again because its handler did not come to its end: with its responder it goes
+    /// back to the broker.
+    fn goes_back(&self, work: &Work) -> bool {
+        work.broke_off && self.once.is_some()
     }
 
     /// Starts the handler, behind the middleware.
@@ -196,6 +215,7 @@ impl Handling {
             scope,
             span,
             method,
+            broke_off: false,
         }
     }
 
@@ -203,6 +223,7 @@ impl Handling {
         Request {
             cancel: Arc::clone(&self.cancel),
             redelivered: self.redelivered,
+            once: self.once.clone(),
         }
     }
 
@@ -231,7 +252,11 @@ impl Handling {
         };
         if method.oneway || !self.responder.wants_reply() {
             if let Err(failure) = result {
-                tracing::warn!(%address, error = %describe(&failure), "a request without a reply failed");
+                let error = describe(&failure);
+                tracing::warn!(%address, error, "a request without a reply failed");
+                if method.oneway && self.once.is_some() {
+                    return self.responder.give_up(error);
+                }
             }
             return self.responder.finish();
         }
@@ -263,13 +288,14 @@ impl Handling {
 struct Request {
     cancel: Arc<Cancel>,
     redelivered: bool,
+    once: Option<Arc<Once>>,
 }
 
 impl Request {
     fn call(
         self,
         server: &Server,
-        method: &MethodDescriptor,
+        method: &'static MethodDescriptor,
         invocation: Invocation,
     ) -> BoxFuture<'static, HandlerResult> {
         let Invocation {
@@ -280,6 +306,7 @@ impl Request {
             codec,
             ..
         } = invocation;
+        let attempt = self.once.as_ref().map_or(1, |once| once.attempt);
         let context = RequestContext {
             node: server.node.clone(),
             address,
@@ -287,9 +314,14 @@ impl Request {
             deadline,
             cancel: self.cancel,
             redelivered: self.redelivered,
+            attempt,
             codec,
         };
-        Arc::clone(&server.service).call(method.name, context, body)
+        let service = Arc::clone(&server.service);
+        match self.once {
+            None => service.call(method.name, context, body),
+            Some(once) => once.run(service, method.name, context, body).boxed(),
+        }
     }
 }
 
@@ -310,17 +342,22 @@ impl End for Ending {
 /// Answers a request that does not run.
 pub(super) fn refuse(responder: Box<dyn Responder>, status: &Status) {
     if responder.wants_reply() {
-        responder.reply(Envelope {
-            meta: Meta {
-                timestamp: Some(now_micros()),
-                error: Some(status.into()),
-                ..Meta::default()
-            },
-            ..Envelope::default()
-        });
+        responder.reply(refusal(status));
     } else {
         tracing::debug!(%status, "a request that can't be answered was not run");
         responder.finish();
+    }
+}
+
+/// The reply to a request that does not run.
+pub(super) fn refusal(status: &Status) -> Envelope {
+    Envelope {
+        meta: Meta {
+            timestamp: Some(now_micros()),
+            error: Some(status.into()),
+            ..Meta::default()
+        },
+        ..Envelope::default()
     }
 }
 

@@ -4,8 +4,11 @@ mod call;
 mod client;
 mod context;
 mod dispatch;
+mod durable;
+mod durable_call;
 mod future;
 mod handling;
+mod once;
 mod pace;
 mod retry;
 mod server;
@@ -23,8 +26,10 @@ pub(crate) use call::without_app;
 pub use call::{Call, Oneway};
 pub use client::{RpcClient, UntypedError};
 pub use context::RequestContext;
+pub use durable_call::{DurableCall, DurableOneway};
 pub use future::CallFuture;
-pub use retry::Retry;
+pub(crate) use retry::Budget;
+pub use retry::{Retries, Retry, RetryBudget};
 pub(crate) use server::Server;
 pub use server::{ServeRpc, ServerHandle};
 
@@ -50,6 +55,8 @@ pub struct MethodDescriptor {
     pub idempotent: bool,
     /// Whether it has no reply.
     pub oneway: bool,
+    /// Whether the broker keeps its requests until they were handled.
+    pub durable: bool,
 }
 
 /// The encoded reply of a handler, or why there is none.

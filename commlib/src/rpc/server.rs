@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use super::RpcService;
 use super::dispatch::Dispatcher;
+use super::durable::Settings;
+use super::durable_call::check_dialect;
 use crate::address::{Address, Pattern};
 use crate::error::NodeError;
 use crate::node::{Node, cancel_topic};
@@ -36,6 +38,7 @@ pub struct ServeRpc {
     concurrency: u32,
     auto_ack: bool,
     max_wait: Option<Duration>,
+    durable: Settings,
 }
 
 impl fmt::Debug for ServeRpc {
@@ -55,10 +58,12 @@ impl ServeRpc {
             concurrency: node.config().limits.concurrency,
             auto_ack: false,
             max_wait: None,
+            durable: Settings::default(),
         }
     }
 
-    /// How many requests run at once, at least 1. Default [`Limits::concurrency`](crate::Limits::concurrency), 64. More wait at the broker, or go to other servers.
+    /// How many requests run at once, at least 1. Default [`Limits::concurrency`](crate::Limits::concurrency), 64. More wait at
+    /// the broker, or go to other servers. Each durable method has as many places of its own.
     pub fn concurrency(mut self, requests: u32) -> Self {
         self.concurrency = requests.max(1);
         self
@@ -90,6 +95,35 @@ impl ServeRpc {
         self
     }
 
+    /// How often a request to a durable method is delivered at most, at least once: to a handler that panics, or whose
+    /// process ends meanwhile. Then it becomes a dead letter, and its caller, should it still wait, gets `internal`. What a
+    /// handler returns is an answer, errors too. Default 5.
+    pub fn attempts(mut self, deliveries: u32) -> Self {
+        self.durable.retries.attempts = deliveries.max(1);
+        self
+    }
+
+    /// How long a request to a durable method rests before it is handled again: `least` the first time, each time twice as
+    /// long, up to `most`. Default 1 s to 60 s. It rests in the server that is going to handle it, where it takes one of
+    /// the places.
+    pub fn retry_delay(mut self, least: Duration, most: Duration) -> Self {
+        self.durable.retries.least = least;
+        self.durable.retries.most = most.max(least);
+        self
+    }
+
+    /// How long the answer to a request to a durable method is remembered, for others with the same idempotency key.
+    /// Default 10 minutes.
+    ///
+    /// On Redis the broker remembers it, and on the in-process bus the bus; all servers share what is remembered. On
+    /// RabbitMQ only the node does that served it: another server, or one that was started again, knows nothing of the key,
+    /// and runs the method for it once more. There, and on the in-process bus, the latest 10,000 keys are remembered at most,
+    /// and 64 MiB of answers.
+    pub fn remember(mut self, window: Duration) -> Self {
+        self.durable.window = window.max(Duration::from_millis(1));
+        self
+    }
+
     async fn start(self) -> Result<ServerHandle, NodeError> {
         self.node.check_open()?;
         let descriptor = self.service.descriptor();
@@ -103,9 +137,11 @@ impl ServeRpc {
         let name = Address::new(descriptor.name).map_err(|error| bad_name(error.to_string()))?;
         let name = self.node.qualify(&name)?;
         let pattern = cancel_topic(name.as_str()).ok_or_else(|| bad_name("it is too long".to_owned()))?;
-        let addresses = descriptor
-            .methods
-            .iter()
+        let methods = |durable: bool| descriptor.methods.iter().filter(move |it| it.durable == durable);
+        if let Some(method) = methods(true).next() {
+            check_dialect(&self.node, &method.address)?;
+        }
+        let addresses = methods(false)
             .map(|method| self.node.qualify(&method.address))
             .collect::<Result<Vec<_>, _>>()?;
         let transport = Arc::clone(self.node.transport());
@@ -124,6 +160,13 @@ impl ServeRpc {
             })
             .await?;
         serving.hear_of_callers(subscription);
+        self.durable
+            .start(&self.node, &name, dispatcher.server(), self.concurrency)
+            .await?;
+        if addresses.is_empty() && methods(true).next().is_some() {
+            self.node.register(Arc::clone(&serving));
+            return Ok(ServerHandle { serving });
+        }
         let permits = Arc::new(Semaphore::new(self.concurrency as usize));
         let consumer = self
             .node

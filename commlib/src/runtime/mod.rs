@@ -3,6 +3,7 @@
 pub(crate) mod cancel;
 pub(crate) mod id;
 pub(crate) mod pending;
+pub(crate) mod retries;
 pub(crate) mod scope;
 pub(crate) mod serving;
 

@@ -68,6 +68,7 @@ impl ContractBuilder {
                     .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
                 idempotent: method.idempotent,
                 oneway: method.oneway,
+                durable: method.durable,
             });
         }
     }

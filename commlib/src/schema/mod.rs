@@ -88,6 +88,9 @@ pub struct Method {
     pub idempotent: bool,
     /// Whether it is never answered.
     pub oneway: bool,
+    /// Whether its requests are kept until they were handled.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub durable: bool,
 }
 
 /// A topic.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::buffer::{Buffer, Item, Reader};
-use super::subscription::{ATTEMPTS, local, start, too_often};
+use super::subscription::{local, start};
 use super::{TopicDescriptor, TopicService};
 use crate::address::Address;
 use crate::codec::Codec;
@@ -22,6 +22,7 @@ use crate::error::{Execution, Failure, NodeError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
 use crate::node::Node;
 use crate::rpc::ServerHandle;
+use crate::runtime::retries::{Retries, bounded, too_often};
 use crate::runtime::scope::Scope;
 use crate::runtime::serving::{Serving, Source};
 use crate::trace::TraceContext;
@@ -99,25 +100,6 @@ pub struct ServeTopics {
     retries: Retries,
 }
 
-/// The longest reason of a dead letter, in bytes.
-const MAX_REASON: usize = 4 * 1024;
-
-/// How often and how soon a message of a durable topic is handled again.
-#[derive(Debug, Clone, Copy)]
-struct Retries {
-    attempts: u32,
-    least: Duration,
-    most: Duration,
-}
-
-impl Retries {
-    /// How long a message rests after this attempt failed.
-    fn delay(&self, attempt: u32) -> Duration {
-        let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
-        self.least.saturating_mul(doubled).min(self.most)
-    }
-}
-
 impl fmt::Debug for ServeTopics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServeTopics")
@@ -137,11 +119,7 @@ impl ServeTopics {
             concurrency: 1,
             buffer: node.config().limits.topic_buffer,
             live: false,
-            retries: Retries {
-                attempts: ATTEMPTS,
-                least: Duration::from_secs(1),
-                most: Duration::from_secs(60),
-            },
+            retries: Retries::default(),
         }
     }
 
@@ -381,16 +359,12 @@ impl Worker {
 
     /// What becomes of a message whose handler failed.
     fn judge(&self, attempt: u32, failure: &Failure) -> Verdict {
-        let (mut reason, hopeless) = match failure {
+        let (reason, hopeless) = match failure {
             Failure::App(error) => (error.message.clone(), false),
             Failure::Status(status) => (status.to_string(), status.code == StatusCode::InvalidArgument),
             Failure::Local(error) => (error.to_string(), false),
         };
-        // A handler's error may be of any length, and is for people.
-        let end = (0..=MAX_REASON.min(reason.len()))
-            .rev()
-            .find(|at| reason.is_char_boundary(*at));
-        reason.truncate(end.unwrap_or(0));
+        let reason = bounded(reason);
         if hopeless || attempt >= self.retries.attempts {
             Verdict::Dead(reason)
         } else {
@@ -399,7 +373,7 @@ impl Worker {
     }
 
     fn settle(&self, tracked: Option<Tracked>, verdict: Verdict) {
-        let Some(Tracked { attempt, settle }) = tracked else {
+        let Some(Tracked { attempt, settle, .. }) = tracked else {
             return;
         };
         match verdict {

@@ -21,10 +21,8 @@ use crate::envelope::Headers;
 use crate::error::NodeError;
 use crate::message::{CaptureError, Message};
 use crate::node::{Config, Node};
+use crate::runtime::retries::{Retries, too_often};
 use crate::transport::{self, DurableSpec, Group, SubscribeSpec, TopicMessage, TopicSink, Tracked};
-
-/// How often a message of a durable topic is delivered at most, unless the settings say otherwise.
-pub(super) const ATTEMPTS: u32 = 5;
 
 /// Subscribes through a node; what generated subscribers are made of. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,7 +114,7 @@ impl<M, C> Subscribe<M, C> {
             topic,
             pattern,
             group: None,
-            attempts: ATTEMPTS,
+            attempts: Retries::default().attempts,
             message: PhantomData,
         }
     }
@@ -209,6 +207,7 @@ pub(super) async fn start(
             Some(DurableSpec {
                 topic: node.qualify_pattern(&topic.any_level()?)?,
                 dead_letters: below_namespace(node, name)?,
+                requests: false,
             })
         }
         _ => None,
@@ -364,13 +363,6 @@ impl<M: Message, C: Captures> Subscription<M, C> {
         }
         Some(received)
     }
-}
-
-/// Why a message is given up that was delivered again and again and never settled.
-pub(super) fn too_often(deliveries: u32) -> String {
-    format!(
-        "it was delivered {deliveries} times and never handled: each time its handler failed or ended without a word"
-    )
 }
 
 /// A message with the address as it is within the namespace.

@@ -11,8 +11,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::address::Pattern;
-use crate::envelope::Headers;
+use crate::address::{Address, Pattern};
+use crate::envelope::{Envelope, Headers};
+use crate::error::{Status, StatusCode};
 
 /// Where an accepted message is kept for groups that are away: what it survives. In rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -66,16 +67,22 @@ impl PublishOptions {
 /// Membership of a group that the broker keeps.
 #[derive(Debug, Clone)]
 pub struct DurableSpec {
-    /// The durable topic, with `*` for every level that varies. The pattern of the subscription is a part of it.
+    /// The durable topic, with `*` for every level that varies. The pattern of the subscription is a part of it. Of a
+    /// durable method, its address.
     pub topic: Pattern,
     /// Where dead letters of the group go: the group's name below the namespace of the node.
     pub dead_letters: String,
+    /// The messages are the [durable requests](super::Request::durable) to a method, of which its servers are the only
+    /// group: it gets all of them, also those from before its first member.
+    pub requests: bool,
 }
 
 /// What a message of a durable topic has beside the message.
 pub struct Tracked {
     /// How often it was delivered to a member of the group, this time included: from 1.
     pub attempt: u32,
+    /// Whether it is a request whose sender waits for an answer at an address that may be answered.
+    pub wants_answer: bool,
     /// Ends its handling.
     pub settle: Box<dyn Settle>,
 }
@@ -84,6 +91,12 @@ pub struct Tracked {
 ///
 /// Dropping it gives the message back: it is delivered again, to any member of the group.
 pub trait Settle: Send + Sync {
+    /// The answer to a request: it goes out when the request is settled as handled or dead. The transport sets reply
+    /// address and correlation id. What has nobody to answer has no answer.
+    fn answer(&mut self, answer: Envelope) {
+        drop(answer);
+    }
+
     /// It was handled: the group does not get it again.
     fn handled(self: Box<Self>);
 
@@ -126,6 +139,42 @@ pub enum Disposal {
     Resend,
     /// It is deleted.
     Discard,
+}
+
+/// The answer to a request that can't be handled.
+pub(super) fn refusal(code: StatusCode, reason: &str) -> Envelope {
+    let mut answer = Envelope::default();
+    answer.meta.error = Some((&Status::new(code, reason)).into());
+    answer
+}
+
+/// The work of a durable request by its idempotency key, to be done once.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The method, as it is at the broker.
+    pub address: Address,
+    /// The key.
+    pub key: String,
+    /// Tells bodies apart: two of one number are taken for the same.
+    pub body: u128,
+    /// The request that does the work: its id. Of several with the same key only one may.
+    pub owner: String,
+    /// How long the key is remembered from now on.
+    pub window: Duration,
+}
+
+/// What is known of the work of an idempotency key.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Claimed {
+    /// It is for the owner to do.
+    Granted,
+    /// Another request with this key is about it.
+    Taken,
+    /// It was done, with this answer.
+    Answered(Box<Envelope>),
+    /// The key is that of another request, which had another body.
+    OtherBody,
 }
 
 /// The wall clock in µs since 1970 UTC, for when a message was given up.

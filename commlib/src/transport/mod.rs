@@ -32,12 +32,17 @@
 //! 15. **Expired.** A message is not kept for longer than its time to live plus 60 s, and nothing temporary survives
 //!     its owner by more than 60 s; groups of durable topics and their messages, which are there to be kept, do.
 //! 16. **Durable.** A group of a durable topic gets every accepted message since its first member joined, also after
-//!     having been away, at least once: until one of its members settled it ([`Settle`]).
+//!     having been away, at least once: until one of its members settled it ([`Settle`]). So do the servers of a durable
+//!     method, from the first accepted request on.
+//! 17. **Once.** Of the requests to a durable method that bear the same idempotency key, one at a time is
+//!     [granted](Claimed::Granted) the work; when it is done, the others get its answer.
 
 #[cfg(feature = "amqp")]
 pub(crate) mod amqp;
 #[cfg(any(feature = "redis", feature = "amqp"))]
 pub(crate) mod backoff;
+#[cfg(any(feature = "memory", feature = "amqp"))]
+mod claims;
 mod durable;
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -58,7 +63,9 @@ use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Envelope, Malformed};
 use crate::error::{ConnectError, Execution, Status, StatusCode};
 
-pub use durable::{DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Settle, Tracked};
+pub use durable::{
+    Claim, Claimed, DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Settle, Tracked,
+};
 pub use tls::Tls;
 pub use url::BrokerUrl;
 
@@ -132,6 +139,14 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         disposal: Disposal,
     ) -> BoxFuture<'_, Result<bool, TransportError>>;
 
+    /// Takes on the work of an idempotency key, or says what is known of it. The owner may do so again, also after it
+    /// was given to another server; each time the key is remembered for the window from then on.
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>>;
+
+    /// Ends a claim of this owner: with an answer, which is kept for the window, or given up, so that another request
+    /// can have it.
+    fn conclude(&self, claim: Claim, answer: Option<Envelope>) -> BoxFuture<'_, Result<(), TransportError>>;
+
     /// Flushes what is queued, removes what is temporary and closes, within the limit.
     ///
     /// # Errors
@@ -195,6 +210,10 @@ pub struct Request {
     pub message: Envelope,
     /// How long it is worth delivering.
     pub time_to_live: Duration,
+    /// Kept by the broker until a [member](DurableSpec::requests) settled it, whether or not there is one now, and
+    /// without regard to its time to live. It does not go to the work queue, and never fails with
+    /// [`TransportErrorKind::NoResponders`].
+    pub durable: bool,
 }
 
 /// What the broker promised for an accepted message.
@@ -303,6 +322,12 @@ pub trait Responder: Send {
 
     /// Acknowledges without a reply.
     fn finish(self: Box<Self>);
+
+    /// Gives up a request that was kept for its method: it becomes a dead letter. Any other is acknowledged.
+    fn give_up(self: Box<Self>, reason: String) {
+        drop(reason);
+        self.finish();
+    }
 
     /// Gives a request that was not started to another consumer, where the broker can.
     fn give_back(self: Box<Self>, message: Envelope);

@@ -54,13 +54,13 @@ pub async fn a_body_may_be_smaller_in_one_direction(world: World) {
         }
     }
     // What it sends may be larger.
-    assert_eq!(narrow_in.note("x".repeat(5000)).await.ok(), Some(()));
+    assert!(narrow_in.note("x".repeat(5000)).await.is_ok());
     let narrow_out = probe(Limits::new().body_out(1000)).await;
     assert_eq!(narrow_out.bytes(5000).await.unwrap().len(), 5000);
     // {"text":"…"} has eleven bytes around the text.
     for (size, fits) in [(988, true), (989, true), (990, false)] {
         match narrow_out.note("x".repeat(size)).await {
-            Ok(()) => assert!(fits, "{size}"),
+            Ok(_) => assert!(fits, "{size}"),
             Err(NodeError::Local(error)) => {
                 assert!(!fits, "{size}: {error}");
                 assert!(

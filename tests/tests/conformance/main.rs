@@ -11,6 +11,7 @@ mod clauses;
 mod codecs;
 mod contract;
 mod durable;
+mod durable_calls;
 mod limits;
 mod namespaces;
 mod outages;
@@ -93,6 +94,16 @@ on_every_transport! {
             captures_of_durable_topics_select
             listeners_without_a_group_hear_durable_topics
             a_durable_topic_needs_a_group
+        }
+        durable_calls {
+            a_durable_call_is_answered
+            durable_requests_wait_for_servers
+            one_key_is_handled_once
+            a_key_is_remembered_as_long_as_the_server_says
+            a_panic_is_handled_again_and_then_given_up
+            what_nobody_can_be_told_is_a_dead_letter
+            what_a_server_leaves_goes_to_another
+            a_caller_that_goes_away_does_not_cancel
         }
         codecs {
             a_server_answers_in_the_codec_of_the_call

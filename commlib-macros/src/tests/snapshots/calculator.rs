@@ -66,6 +66,7 @@ const _: () = {
         timeout: ::core::option::Option::None,
         idempotent: true,
         oneway: false,
+        durable: false,
     };
     #[derive(__serde::Serialize, __serde::Deserialize)]
     #[serde(crate = "__serde")]
@@ -118,6 +119,7 @@ const _: () = {
         timeout: ::core::option::Option::Some(::core::time::Duration::new(2u64, 0u32)),
         idempotent: false,
         oneway: false,
+        durable: false,
     };
     #[derive(__serde::Serialize, __serde::Deserialize)]
     #[serde(crate = "__serde")]
@@ -171,6 +173,7 @@ const _: () = {
         timeout: ::core::option::Option::None,
         idempotent: false,
         oneway: true,
+        durable: false,
     };
     #[derive(__serde::Serialize, __serde::Deserialize)]
     #[serde(crate = "__serde")]

@@ -62,6 +62,7 @@ const _: () = {
         timeout: ::core::option::Option::None,
         idempotent: false,
         oneway: false,
+        durable: false,
     };
     type __Gate_put = crate::reexports::messaging::__private::RpcGate<
         Item,
@@ -92,6 +93,7 @@ const _: () = {
         timeout: ::core::option::Option::None,
         idempotent: false,
         oneway: false,
+        durable: false,
     };
     #[cfg(feature = "search")]
     #[derive(__serde::Serialize, __serde::Deserialize)]

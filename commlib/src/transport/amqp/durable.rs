@@ -26,29 +26,33 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::acks::{Acks, Unsettled};
 use super::durable_letters;
 use super::errors::bounded;
-use super::properties::{self, name, read_topic, short};
+use super::kept;
+use super::properties::{self, Question, name, read_request, read_topic, short};
 use super::rebuild::Rebuild;
+use super::responder::Answer;
 use super::supervisor::{Link, next_link};
 use super::{Alive, Core, Started, TOPICS, random_name};
 use crate::address::Address;
 use crate::envelope::Envelope;
+use crate::error::StatusCode;
 use crate::limits::too_large;
+use crate::transport::durable::refusal;
 use crate::transport::{
-    Accepted, Durability, DurableSpec, Group, Settle, SubscribeSpec, Subscription, TopicMessage, Tracked,
-    TransportError, TransportErrorKind,
+    Accepted, Durability, DurableSpec, Group, Settle, SubscribeSpec, Subscription, Taken, TopicMessage,
+    Tracked, TransportError, TransportErrorKind,
 };
 
 /// The queues of groups begin so.
 pub(super) const GROUP_QUEUE: &str = "commlib.durable.";
 /// Messages that a group has not settled; more are refused.
-const QUEUE_LENGTH: i32 = 100_000;
+pub(super) const QUEUE_LENGTH: i32 = 100_000;
 /// Messages that rest for the same time.
 const RESTING_LENGTH: i32 = 10_000;
 /// A queue for resting messages goes when nothing was put to rest for this long after the last has left, in ms.
 const RETRY_EXPIRES: u128 = 60_000;
 
 /// The address of a message that did not come from the exchange of topics.
-const ADDRESS: &str = "commlib-address";
+pub(super) const ADDRESS: &str = "commlib-address";
 /// How often it was delivered before it came to rest.
 const ATTEMPTS: &str = "commlib-attempts";
 /// Its id. The property has one of our own meanwhile, by which the broker's returns are told apart.
@@ -96,7 +100,12 @@ pub(super) async fn join(
     let place = format!("{}.{}", group.name, pattern.replace('*', "+").replace('#', "++"));
     let place = Place {
         core: Arc::clone(core),
-        queue: short("name of the group's queue", &format!("{GROUP_QUEUE}{place}"))?,
+        queue: if durable.requests {
+            kept::queue(pattern)?
+        } else {
+            short("name of the group's queue", &format!("{GROUP_QUEUE}{place}"))?
+        },
+        requests: durable.requests,
         letters: durable_letters::queue(&durable.dead_letters)?,
         place,
     };
@@ -219,15 +228,17 @@ impl Task {
         bounded("limiting what is taken", limit, qos).await?;
         let arguments = FieldTable::default();
         declare(&channel, limit, queue, "classic", QUEUE_LENGTH, arguments).await?;
-        let what = format!("binding the queue `{queue}` to `{pattern}`");
-        let bind = channel.queue_bind(
-            queue.clone(),
-            name(TOPICS),
-            short("pattern", pattern)?,
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        bounded(&what, limit, bind).await?;
+        if !self.place.requests {
+            let what = format!("binding the queue `{queue}` to `{pattern}`");
+            let bind = channel.queue_bind(
+                queue.clone(),
+                name(TOPICS),
+                short("pattern", pattern)?,
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            bounded(&what, limit, bind).await?;
+        }
         let what = format!("consuming the queue `{queue}`");
         let options = BasicConsumeOptions::default();
         let consume = channel.basic_consume(queue.clone(), name(""), options, FieldTable::default());
@@ -288,41 +299,70 @@ impl Task {
             .unwrap_or_else(|| routing_key.as_str().to_owned());
         let attempt = attempt(&properties, returned);
         let size = body.len();
+        let mut question = None;
         let read = if !self.spec.pattern.matches(&address) {
             Err("its address is none of the group's".to_owned())
+        } else if self.place.requests {
+            let (taken, asked) = read_request(&properties, body.clone(), self.spec.max_body);
+            let refused = asked.refused;
+            question = asked.route.is_some().then_some(asked);
+            read_kept(taken, refused, self.spec.max_body)
         } else if size > self.spec.max_body {
             Err(too_large("it", size, self.spec.max_body))
         } else {
             read_topic(&properties, body.clone()).map_err(|malformed| malformed.reason)
         };
         let id = properties::text_header(&properties, MESSAGE_ID).filter(|_| returned);
-        let settle = Box::new(Delivered {
+        let wants_answer = question.is_some();
+        let mut settle = Box::new(Delivered {
             place: Arc::clone(&self.place),
             delivery,
             address: address.clone(),
             properties,
             body,
             attempt,
+            question,
+            answer: None,
         });
         match read {
             // It was with a member that did not settle it, which was an attempt.
             Ok(_) if redelivered => settle.count(),
             Ok(mut message) => {
-                if returned {
+                if id.is_some() {
                     message.meta.id = id;
                 }
                 self.spec.sink.message(TopicMessage {
                     address,
                     message,
                     permit: Some(permit),
-                    tracked: Some(Tracked { attempt, settle }),
+                    tracked: Some(Tracked {
+                        attempt,
+                        wants_answer,
+                        settle,
+                    }),
                 });
             }
             Err(reason) => {
                 self.spec.sink.dropped(&reason);
+                let code = if size > self.spec.max_body {
+                    StatusCode::ResourceExhausted
+                } else {
+                    StatusCode::InvalidArgument
+                };
+                settle.answer(refusal(code, &reason));
                 settle.dead(reason);
             }
         }
+    }
+}
+
+/// A request as it was kept, or what is wrong with it.
+fn read_kept(taken: Taken, refused: bool, limit: usize) -> Result<Envelope, String> {
+    match taken {
+        _ if refused => Err("it wants its answer at an address that is no reply address".to_owned()),
+        Taken::Message(message) => Ok(message),
+        Taken::Malformed(malformed) => Err(malformed.reason),
+        Taken::TooLarge { size } => Err(too_large("it", size, limit)),
     }
 }
 
@@ -334,7 +374,7 @@ fn attempt(properties: &BasicProperties, returned: bool) -> u32 {
 }
 
 /// Declares a durable queue that refuses what is too much.
-async fn declare(
+pub(super) async fn declare(
     channel: &Channel,
     limit: Duration,
     queue: &ShortString,
@@ -361,6 +401,8 @@ pub(super) struct Place {
     /// The group and its pattern.
     place: String,
     pub(super) queue: ShortString,
+    /// It is that of a durable method.
+    requests: bool,
     pub(super) letters: ShortString,
 }
 
@@ -404,6 +446,35 @@ struct Delivered {
     properties: BasicProperties,
     body: Bytes,
     attempt: u32,
+    /// Of a request, who is to be answered, and the answer.
+    question: Option<Question>,
+    answer: Option<Envelope>,
+}
+
+/// Sends the answer to a request, with which the delivery is acknowledged if it is given; or gives the delivery back.
+fn answered(
+    place: &Place,
+    question: Option<Question>,
+    answer: Option<Envelope>,
+    delivery: Option<Unsettled>,
+) -> Option<Unsettled> {
+    let (Some(question), Some(answer)) = (question, answer) else {
+        return delivery;
+    };
+    let replies = if question.goes_to_queue() {
+        &place.core.queue_replies
+    } else {
+        &place.core.replies
+    };
+    let way = Answer {
+        delivery,
+        permit: None,
+        replies: Arc::clone(replies),
+        question,
+        patience: place.core.options.operation_timeout,
+    };
+    way.send(&answer);
+    None
 }
 
 impl Delivered {
@@ -469,8 +540,21 @@ impl Delivered {
 }
 
 impl Settle for Delivered {
+    fn answer(&mut self, answer: Envelope) {
+        self.answer = Some(answer);
+    }
+
     fn handled(self: Box<Self>) {
-        self.delivery.acknowledge();
+        let Self {
+            place,
+            question,
+            answer,
+            delivery,
+            ..
+        } = *self;
+        if let Some(delivery) = answered(&place, question, answer, Some(delivery)) {
+            delivery.acknowledge();
+        }
     }
 
     fn again(mut self: Box<Self>, after: Duration) {
@@ -489,6 +573,7 @@ impl Settle for Delivered {
     }
 
     fn dead(mut self: Box<Self>, reason: String) {
+        answered(&self.place, self.question.take(), self.answer.take(), None);
         let more = durable_letters::headers(&self.place.queue, &reason);
         let message = self.onward(more);
         let place = Arc::clone(&self.place);

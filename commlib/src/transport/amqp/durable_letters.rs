@@ -13,6 +13,7 @@ use lapin::{BasicProperties, Channel};
 
 use super::durable::{GROUP_QUEUE, afresh, history};
 use super::errors::{self, bounded};
+use super::kept::REQUEST_QUEUE;
 use super::properties::{self, name, read_topic, short};
 use super::supervisor::Link;
 use super::{Core, random_name};
@@ -128,7 +129,7 @@ pub(super) async fn dispose(
 async fn resend(core: &Core, message: Message) -> Result<(), TransportError> {
     let queue = properties::text_header(&message.properties, QUEUE).unwrap_or_default();
     // Who can write to the queue of dead letters is not to choose any queue.
-    let queue = if queue.starts_with(GROUP_QUEUE) {
+    let queue = if queue.starts_with(GROUP_QUEUE) || queue.starts_with(REQUEST_QUEUE) {
         short("name of the group's queue", &queue)?
     } else {
         return Err(TransportError::did_not_run(

@@ -25,6 +25,7 @@ mod flight;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod inbox;
+mod kept;
 mod prefetch;
 mod properties;
 mod publisher;
@@ -40,6 +41,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,7 @@ use self::properties::{name, short};
 use self::publisher::{Job, Kind, Lane, Outcome};
 use self::routes::Routes;
 use self::supervisor::{Board, Role, Slot};
+use super::claims::Claims;
 use super::*;
 
 /// The exchange of topics.
@@ -73,6 +76,10 @@ pub(super) struct Core {
     replies: Arc<Lane>,
     /// Replies that go to queues. What is wrong with one of these closes the channel, and the rest shall not suffer.
     queue_replies: Arc<Lane>,
+    /// What is known of idempotency keys.
+    claims: Claims,
+    /// Where tasks run.
+    runtime: Handle,
     /// For messages of durable topics, and for those that are retried or given up.
     durable: Arc<Lane>,
     /// Cancelled when nothing more is taken.
@@ -231,6 +238,8 @@ pub(crate) async fn connect(
             replies: lane(Kind::Replies),
             queue_replies: lane(Kind::Replies),
             durable: lane(Kind::Durable),
+            claims: Claims::default(),
+            runtime: Handle::current(),
             closing,
             tasks: TaskTracker::new(),
             refused: AtomicU64::new(0),
@@ -355,6 +364,9 @@ impl Transport for Amqp {
                 "there is no inbox for the reply",
             ));
         };
+        if request.durable {
+            return kept::request(&self.core, &requests.confirmed, request.address, &request.message);
+        }
         let key = short("address", request.address.as_str())?;
         let (properties, body) = properties::request(
             &request.message,
@@ -389,6 +401,9 @@ impl Transport for Amqp {
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         async move {
             self.check(request.message.data.len())?;
+            if request.durable {
+                return kept::send(&self.core, &request.address, &request.message).await;
+            }
             let key = short("address", request.address.as_str())?;
             let dialect = self.core.options.dialect;
             let message = properties::request(&request.message, request.time_to_live, None, dialect)?;
@@ -472,6 +487,16 @@ impl Transport for Amqp {
             durable_letters::dispose(&self.core, &group, &id, disposal).await
         }
         .boxed()
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {
+        let claimed = self.core.claims.claim(claim);
+        async move { Ok(claimed) }.boxed()
+    }
+
+    fn conclude(&self, claim: Claim, answer: Option<Envelope>) -> BoxFuture<'_, Result<(), TransportError>> {
+        self.core.claims.conclude(claim, answer);
+        async { Ok(()) }.boxed()
     }
 
     fn close(&self, limit: Duration) -> BoxFuture<'_, Result<(), TransportError>> {

@@ -110,6 +110,25 @@ pub(super) fn request(
     ))
 }
 
+/// Encodes a request that is kept for its method until it was handled. The address of the reply is added when it is sent.
+pub(super) fn kept(
+    message: &Envelope,
+    reply: Option<ReplyRoute>,
+) -> Result<(BasicProperties, Bytes), TransportError> {
+    let (properties, body) = topic(message)?;
+    let id = short("id", message.meta.id.as_deref().unwrap_or_default())?;
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    if reply == Some(ReplyRoute::Queue) {
+        headers.insert(name(REPLY_EXCHANGE), text(EXCHANGE_OF_REPLIES));
+    }
+    let properties = properties
+        .with_type(name(REQUEST))
+        .with_correlation_id(id)
+        .with_delivery_mode(2)
+        .with_headers(headers);
+    Ok((properties, body))
+}
+
 /// Encodes a topic message. The same form serves commlib-py, which reads nothing but the body.
 pub(super) fn topic(message: &Envelope) -> Result<(BasicProperties, Bytes), TransportError> {
     let meta = &message.meta;

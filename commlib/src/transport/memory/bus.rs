@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::queue::{Content, Queues, Requester};
 use super::topics::Topics;
 use crate::envelope::native;
+use crate::transport::claims::Claims;
 
 static BUSES: LazyLock<Mutex<HashMap<String, Weak<Bus>>>> = LazyLock::new(Mutex::default);
 
@@ -20,6 +21,7 @@ pub struct Bus {
     pub(super) queues: Queues,
     pub(super) topics: Topics,
     pub(super) kept: Mutex<super::durable::Kept>,
+    pub(super) claims: Claims,
     pub(super) inboxes: Mutex<HashMap<String, Inbox>>,
     next: AtomicU64,
 }

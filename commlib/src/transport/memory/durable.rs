@@ -1,5 +1,5 @@
-//! Durable topics on the in-process bus: the queues of groups, which stay while nobody takes from them, and the dead
-//! letters. All of it is gone when the last node of the bus is.
+//! Durable topics and methods on the in-process bus: the queues of groups, which stay while nobody takes from them, and
+//! the dead letters. All of it is gone when the last node of the bus is.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 
 use super::bus::Bus;
+use super::queue::Requester;
 use super::topics::Subscriber;
-use crate::address::Pattern;
+use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;
+use crate::error::StatusCode;
 use crate::limits::too_large;
-use crate::transport::durable::now_micros;
+use crate::transport::durable::{now_micros, refusal};
 use crate::transport::{
     Accepted, DeadLetter, Disposal, Durability, Settle, TopicMessage, Tracked, TransportError,
     TransportErrorKind,
@@ -30,6 +32,8 @@ const LETTER_LIMIT: usize = 10_000;
 pub(super) struct Kept {
     /// By the name of the group and its pattern.
     groups: HashMap<(String, String), Arc<Queue>>,
+    /// Of durable methods, by address.
+    requests: HashMap<String, Arc<Queue>>,
     letters: HashMap<String, VecDeque<Letter>>,
     next_letter: u64,
 }
@@ -37,7 +41,6 @@ pub(super) struct Kept {
 /// The queue of a group.
 pub(super) struct Queue {
     pattern: Pattern,
-    dead_letters: String,
     items: Mutex<VecDeque<Item>>,
     arrived: Notify,
     /// Messages that are not settled: in the queue, with a member, or resting.
@@ -47,6 +50,8 @@ pub(super) struct Queue {
 struct Item {
     address: String,
     message: Envelope,
+    /// Who waits for the answer to a request.
+    requester: Option<Requester>,
     deliveries: u32,
 }
 
@@ -59,6 +64,15 @@ struct Letter {
 }
 
 impl Queue {
+    fn new(pattern: &Pattern) -> Arc<Self> {
+        Arc::new(Self {
+            pattern: pattern.clone(),
+            items: Mutex::default(),
+            arrived: Notify::new(),
+            unsettled: AtomicUsize::new(0),
+        })
+    }
+
     fn put(&self, item: Item) {
         self.items.lock().push_back(item);
         self.arrived.notify_one();
@@ -109,6 +123,7 @@ impl Bus {
             queue.put(Item {
                 address: address.to_owned(),
                 message: message.clone(),
+                requester: None,
                 deliveries: 0,
             });
         }
@@ -127,27 +142,56 @@ impl Bus {
     }
 
     /// The queue of a group, made when its first member joins.
-    pub(super) fn group_queue(&self, group: &str, pattern: &Pattern, dead_letters: &str) -> Arc<Queue> {
+    pub(super) fn group_queue(&self, group: &str, pattern: &Pattern) -> Arc<Queue> {
         let key = (group.to_owned(), pattern.as_str().to_owned());
         let mut kept = self.kept.lock();
-        let queue = kept.groups.entry(key).or_insert_with(|| {
-            Arc::new(Queue {
-                pattern: pattern.clone(),
-                dead_letters: dead_letters.to_owned(),
-                items: Mutex::default(),
-                arrived: Notify::new(),
-                unsettled: AtomicUsize::new(0),
-            })
-        });
+        let queue = kept.groups.entry(key).or_insert_with(|| Queue::new(pattern));
         Arc::clone(queue)
     }
 
-    fn bury(&self, queue: Arc<Queue>, item: Item, reason: String) {
+    /// The queue of a durable method, made with its first request or server.
+    pub(super) fn request_queue(&self, method: &Pattern) -> Arc<Queue> {
+        let mut kept = self.kept.lock();
+        let queue = kept
+            .requests
+            .entry(method.as_str().to_owned())
+            .or_insert_with(|| Queue::new(method));
+        Arc::clone(queue)
+    }
+
+    /// Keeps a request for the servers of its method.
+    pub(super) fn keep_request(
+        &self,
+        address: &Address,
+        message: Envelope,
+        requester: Option<Requester>,
+    ) -> Result<Accepted, TransportError> {
+        let queue = self.request_queue(&Pattern::from(address.clone()));
+        if queue.unsettled.fetch_add(1, Ordering::Relaxed) >= QUEUE_LIMIT {
+            queue.unsettled.fetch_sub(1, Ordering::Relaxed);
+            return Err(TransportError::did_not_run(
+                TransportErrorKind::QueueFull,
+                format!("{QUEUE_LIMIT} requests wait for the servers of `{address}` already"),
+            ));
+        }
+        queue.put(Item {
+            address: address.to_string(),
+            message,
+            requester,
+            deliveries: 0,
+        });
+        Ok(Accepted {
+            durability: Durability::Process,
+            ..Accepted::default()
+        })
+    }
+
+    fn bury(&self, queue: Arc<Queue>, item: Item, dead_letters: &str, reason: String) {
         queue.unsettled.fetch_sub(1, Ordering::Relaxed);
         let mut kept = self.kept.lock();
         kept.next_letter += 1;
         let id = kept.next_letter;
-        let letters = kept.letters.entry(queue.dead_letters.clone()).or_default();
+        let letters = kept.letters.entry(dead_letters.to_owned()).or_default();
         if letters.len() >= LETTER_LIMIT {
             letters.pop_front();
         }
@@ -210,20 +254,25 @@ pub(super) async fn take_part(
     member: Arc<Subscriber>,
     permits: Arc<Semaphore>,
     queue: Arc<Queue>,
+    dead_letters: Arc<str>,
 ) {
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let mut item = queue.next().await;
         item.deliveries = item.deliveries.saturating_add(1);
         let (address, attempt) = (item.address.clone(), item.deliveries);
         let message = item.message.clone();
-        let settle = Box::new(Unsettled {
+        let wants_answer = item.requester.is_some();
+        let mut settle = Box::new(Unsettled {
             bus: Arc::clone(&bus),
             queue: Arc::clone(&queue),
+            dead_letters: Arc::clone(&dead_letters),
             item: Some(item),
+            answer: None,
         });
         if message.data.len() > member.max_body {
             let reason = too_large("it", message.data.len(), member.max_body);
             member.sink.dropped(&reason);
+            settle.answer(refusal(StatusCode::ResourceExhausted, &reason));
             settle.dead(reason);
             continue;
         }
@@ -231,7 +280,11 @@ pub(super) async fn take_part(
             address,
             message,
             permit: Some(permit),
-            tracked: Some(Tracked { attempt, settle }),
+            tracked: Some(Tracked {
+                attempt,
+                wants_answer,
+                settle,
+            }),
         });
     }
 }
@@ -240,12 +293,31 @@ pub(super) async fn take_part(
 struct Unsettled {
     bus: Arc<Bus>,
     queue: Arc<Queue>,
+    dead_letters: Arc<str>,
     item: Option<Item>,
+    answer: Option<Envelope>,
+}
+
+impl Unsettled {
+    /// Takes the message out, with its answer sent.
+    fn answered(&mut self) -> Option<Item> {
+        let mut item = self.item.take()?;
+        if let (Some(requester), Some(answer), Some(id)) =
+            (item.requester.take(), self.answer.take(), &item.message.meta.id)
+        {
+            requester.reply(id, answer);
+        }
+        Some(item)
+    }
 }
 
 impl Settle for Unsettled {
+    fn answer(&mut self, answer: Envelope) {
+        self.answer = Some(answer);
+    }
+
     fn handled(mut self: Box<Self>) {
-        self.item = None;
+        self.answered();
         self.queue.unsettled.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -260,8 +332,9 @@ impl Settle for Unsettled {
     }
 
     fn dead(mut self: Box<Self>, reason: String) {
-        if let Some(item) = self.item.take() {
-            self.bus.bury(Arc::clone(&self.queue), item, reason);
+        if let Some(item) = self.answered() {
+            let queue = Arc::clone(&self.queue);
+            self.bus.bury(queue, item, &self.dead_letters, reason);
         }
     }
 }

@@ -22,9 +22,9 @@ use self::bus::Inbox;
 use self::queue::{Content, Requester};
 use self::topics::{Audience, Subscriber, take_part};
 use super::{
-    Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Disposal,
-    Durability, PublishOptions, Published, ReplySink, Request, SubscribeSpec, Subscription, Transport,
-    TransportError, TransportOptions,
+    Accepted, BrokerUrl, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter,
+    Disposal, Durability, PublishOptions, Published, ReplySink, Request, SubscribeSpec, Subscription,
+    Transport, TransportError, TransportOptions,
 };
 use crate::address::Address;
 use crate::envelope::Envelope;
@@ -78,17 +78,22 @@ impl Memory {
         }
     }
 
-    fn push(&self, request: Request, requester: Option<Requester>) -> Result<(), TransportError> {
+    fn push(&self, request: Request, requester: Option<Requester>) -> Result<Accepted, TransportError> {
         self.check_open()?;
         let Request {
             address,
             message,
             time_to_live,
+            durable,
         } = request;
+        if durable {
+            return self.bus.keep_request(&address, message, requester);
+        }
         let content = Content::Message(message, requester);
         self.bus
             .queues
             .push(address.as_str(), content, Some(time_to_live))
+            .map(|()| Accepted::default())
     }
 }
 
@@ -119,7 +124,7 @@ impl Transport for Memory {
     }
 
     fn request(&self, request: Request) -> Result<(), TransportError> {
-        self.push(request, self.requester.get().cloned())
+        self.push(request, self.requester.get().cloned()).map(|_| ())
     }
 
     fn forget(&self, _: &str) -> bool {
@@ -127,7 +132,7 @@ impl Transport for Memory {
     }
 
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
-        async move { self.push(request, None).map(|()| Accepted::default()) }.boxed()
+        async move { self.push(request, None) }.boxed()
     }
 
     fn publish(
@@ -183,12 +188,17 @@ impl Transport for Memory {
             let (topics, bus) = (&self.bus.topics, Arc::clone(&self.bus));
             let member = match (spec.group, spec.durable) {
                 (Some(group), Some(kept)) => {
-                    let queue = bus.group_queue(&group.name, &subscriber.pattern, &kept.dead_letters);
+                    let queue = if kept.requests {
+                        bus.request_queue(&kept.topic)
+                    } else {
+                        bus.group_queue(&group.name, &subscriber.pattern)
+                    };
                     Some(tokio::spawn(durable::take_part(
                         bus,
                         subscriber,
                         group.permits,
                         queue,
+                        kept.dead_letters.into(),
                     )))
                 }
                 (Some(group), None) => {
@@ -226,6 +236,16 @@ impl Transport for Memory {
     ) -> BoxFuture<'_, Result<bool, TransportError>> {
         let disposed = self.check_open().map(|()| self.bus.dispose(group, id, disposal));
         async move { disposed }.boxed()
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {
+        let claimed = self.check_open().map(|()| self.bus.claims.claim(claim));
+        async move { claimed }.boxed()
+    }
+
+    fn conclude(&self, claim: Claim, answer: Option<Envelope>) -> BoxFuture<'_, Result<(), TransportError>> {
+        self.bus.claims.conclude(claim, answer);
+        async { Ok(()) }.boxed()
     }
 
     fn close(&self, _: Duration) -> BoxFuture<'_, Result<(), TransportError>> {

@@ -21,7 +21,7 @@ use super::encode::{Groups, encode_replies};
 use super::fault;
 use super::handle::Handle;
 use super::inbox::BLOCK;
-use super::jobs::{self, Flight, Job, Load, Reply};
+use super::jobs::{self, Flight, Job, Load, Reply, Tell};
 use super::outbox::Outbox;
 use super::pop::{self, Traffic};
 use super::presence::{Presence, regular};
@@ -385,7 +385,7 @@ impl ConsumerTask {
         self.handle.queue(Job::Ask(jobs::Ask {
             command,
             what: "stop a blocking pop",
-            done: Some(tokio::sync::oneshot::channel().0),
+            done: Some(Tell::Future(tokio::sync::oneshot::channel().0)),
         }));
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Handle;
-use super::jobs::{Ask, Call, Job};
+use super::jobs::{Ask, Call, Job, Tell};
 use super::resp::{self, Value};
 use super::scripts::Script;
 use super::subscription::Entry;
@@ -157,7 +157,7 @@ impl Member {
                 Job::Ask(Ask {
                     command,
                     what,
-                    done: Some(done),
+                    done: Some(Tell::Future(done)),
                 })
             }
             Identity::Look(look) => Job::Call(Call {
@@ -169,7 +169,7 @@ impl Member {
                     self.joined.to_string().into(),
                 ],
                 what,
-                done: Some(done),
+                done: Some(Tell::Future(done)),
             }),
         };
         self.handle.queue(job);

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clock::Clock;
 use super::fault;
-use super::jobs::{Ask, Call, Job};
+use super::jobs::{Ask, Call, Job, Tell};
 use super::resp::{self, Value};
 use super::scripts::Script;
 use crate::transport::{TransportError, TransportErrorKind};
@@ -104,7 +104,7 @@ impl Handle {
             Job::Ask(Ask {
                 command,
                 what,
-                done: Some(done),
+                done: Some(Tell::Future(done)),
             })
         })
         .await

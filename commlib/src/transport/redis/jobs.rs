@@ -91,7 +91,24 @@ pub(super) struct GiveBack {
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
-type Done = Option<oneshot::Sender<Result<Value, TransportError>>>;
+type Done = Option<Tell>;
+
+/// Who learns how a command ended.
+pub(super) enum Tell {
+    Future(oneshot::Sender<Result<Value, TransportError>>),
+    Then(Box<dyn FnOnce(Result<Value, TransportError>) + Send>),
+}
+
+impl Tell {
+    fn tell(self, result: Result<Value, TransportError>) {
+        match self {
+            Self::Future(done) => {
+                let _ = done.send(result);
+            }
+            Self::Then(then) => then(result),
+        }
+    }
+}
 
 /// One command, encoded, with one answer.
 pub(super) struct Ask {
@@ -239,9 +256,7 @@ impl Load {
                     value => Ok(value),
                 };
                 match (done, result) {
-                    (Some(done), result) => {
-                        let _ = done.send(result);
-                    }
+                    (Some(done), result) => done.tell(result),
                     (None, Err(error)) => tracing::warn!(%error, "the broker refused a command"),
                     (None, Ok(_)) => {}
                 }
@@ -288,7 +303,7 @@ impl Load {
             Self::Call(call) if call.script.is_repeatable() => return vec![Job::Call(call)],
             Self::Ask { what, done } | Self::Call(Call { what, done, .. }) => {
                 if let Some(done) = done {
-                    let _ = done.send(Err(fault::lost(what, reason, execution)));
+                    done.tell(Err(fault::lost(what, reason, execution)));
                 }
             }
             Self::Time | Self::Script => {}
@@ -297,7 +312,7 @@ impl Load {
     }
 }
 
-fn unexpected(what: &str) -> TransportError {
+pub(super) fn unexpected(what: &str) -> TransportError {
     TransportError::may_have_run(
         TransportErrorKind::Protocol,
         format!("cannot tell whether the {what} worked: the broker answered what was not asked for"),
@@ -457,7 +472,7 @@ impl Job {
             Self::Reply(reply) => reply.item.len(),
             Self::GiveBack(given) => given.item.len(),
             Self::Ask(ask) => ask.command.len(),
-            Self::Call(call) => call.keys.len() * 64,
+            Self::Call(call) => call.keys.len() * 64 + call.arguments.iter().map(Bytes::len).sum::<usize>(),
             Self::Append(append) => append.item.len(),
             Self::Ack(ack) => ack.id.len(),
         }
@@ -477,7 +492,7 @@ impl Job {
             Self::Call(ref call) if call.script.is_repeatable() => return Some(self),
             Self::Ask(Ask { what, done, .. }) | Self::Call(Call { what, done, .. }) => {
                 if let Some(done) = done {
-                    let _ = done.send(Err(fault::disconnected(what)));
+                    done.tell(Err(fault::disconnected(what)));
                 }
             }
             Self::Reply(_) | Self::GiveBack(_) | Self::Ack(_) => return Some(self),

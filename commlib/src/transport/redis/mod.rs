@@ -16,6 +16,7 @@ mod group;
 mod handle;
 mod inbox;
 mod jobs;
+mod kept;
 mod outbox;
 mod pop;
 mod presence;
@@ -52,13 +53,13 @@ use self::consumer::{ConsumerHandle, ConsumerTask, OpenFailure};
 use self::group::Member;
 use self::handle::Handle;
 use self::inbox::{Calls, Inbox};
-use self::jobs::{Call, Job, Origin, Push};
+use self::jobs::{Call, Job, Origin, Push, Tell};
 use self::pubsub::{Command, Hub};
 use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
-    Accepted, BrokerUrl, Capabilities, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Disposal,
-    PublishOptions, ReplySink, Request, SubscribeSpec, Subscription, Transport, TransportError,
+    Accepted, BrokerUrl, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter,
+    Disposal, PublishOptions, ReplySink, Request, SubscribeSpec, Subscription, Transport, TransportError,
     TransportErrorKind, TransportOptions,
 };
 use crate::address::{Address, Pattern};
@@ -249,7 +250,7 @@ impl RedisTransport {
             let announcement = task.presence().call();
             self.limited(&what, |done| {
                 Job::Call(Call {
-                    done: Some(done),
+                    done: Some(Tell::Future(done)),
                     ..announcement
                 })
             })
@@ -476,6 +477,7 @@ impl Transport for RedisTransport {
             address,
             message,
             time_to_live,
+            durable,
         } = request;
         if let Err(error) = self.handle.check("") {
             return Err(match error.kind {
@@ -489,6 +491,10 @@ impl Transport for RedisTransport {
                 "a request has an id and follows the opening of the inbox",
             ));
         };
+        if durable {
+            kept::request(self, address, message, id, Arc::clone(sink));
+            return Ok(());
+        }
         let item = match &self.waiting.calls {
             None => self.encode(message, Some(&self.reply_list)),
             Some(calls) => {
@@ -519,6 +525,9 @@ impl Transport for RedisTransport {
 
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         Box::pin(async move {
+            if request.durable {
+                return kept::send(self, request.address, request.message).await;
+            }
             let reply_to = self.waiting.calls.as_ref().map(|_| inbox::call_list());
             if let Some(list) = &reply_to {
                 // Servers that run commlib-py answer every request; nobody reads this answer.
@@ -580,6 +589,14 @@ impl Transport for RedisTransport {
     ) -> BoxFuture<'_, Result<bool, TransportError>> {
         let (group, id) = (group.to_owned(), id.to_owned());
         Box::pin(async move { stream_letters::dispose(self, &group, &id, disposal).await })
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {
+        Box::pin(kept::claim(self, claim))
+    }
+
+    fn conclude(&self, claim: Claim, answer: Option<Envelope>) -> BoxFuture<'_, Result<(), TransportError>> {
+        Box::pin(kept::conclude(self, claim, answer))
     }
 
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {

@@ -54,6 +54,23 @@ impl Route {
             correlation_id,
         })
     }
+
+    pub(super) fn list(&self) -> &str {
+        &self.list
+    }
+
+    /// The reply in the form that its reader expects.
+    pub(super) fn encode(&self, mut reply: Envelope, handle: &Handle) -> Vec<u8> {
+        match self.dialect {
+            Dialect::Native => {
+                reply.meta.correlation_id.clone_from(&self.correlation_id);
+                reply.meta.reply_to = None;
+                handle.clock.stamp(&mut reply.meta);
+                native::encode(&reply, None)
+            }
+            Dialect::CommlibPy => commlib_py::encode_reply(&reply, self.correlation_id.as_deref()),
+        }
+    }
 }
 
 /// `commlib:reply:` and 24 characters.
@@ -130,7 +147,7 @@ impl Responder for RedisResponder {
             .is_some_and(|pending| pending.route.is_some())
     }
 
-    fn reply(mut self: Box<Self>, mut reply: Envelope) {
+    fn reply(mut self: Box<Self>, reply: Envelope) {
         let Some(Pending {
             route: Some(route),
             permit,
@@ -139,15 +156,7 @@ impl Responder for RedisResponder {
         else {
             return;
         };
-        let item = match route.dialect {
-            Dialect::Native => {
-                reply.meta.correlation_id = route.correlation_id;
-                reply.meta.reply_to = None;
-                self.outbox.handle.clock.stamp(&mut reply.meta);
-                native::encode(&reply, None)
-            }
-            Dialect::CommlibPy => commlib_py::encode_reply(&reply, route.correlation_id.as_deref()),
-        };
+        let item = route.encode(reply, &self.outbox.handle);
         self.answered = true;
         let reply = Reply {
             list: route.list,

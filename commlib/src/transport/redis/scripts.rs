@@ -31,22 +31,32 @@ pub(super) enum Script {
     /// entries; or in place of the last two nothing, and entries. Returns where to go on, then the number of deliveries
     /// and the entry of each.
     TakeOver,
-    /// KEYS stream, dead letters; ARGV group, entry, most dead letters, reason, attempts. Once only.
+    /// KEYS stream, dead letters; ARGV group, entry, most dead letters, reason, attempts, 1 if the entry is only for this
+    /// group. Once only.
     Bury,
-    /// KEYS dead letters; ARGV dead letter, most entries. Gives it to its group again. Returns 0 if it is not there.
+    /// KEYS dead letters; ARGV dead letter, most entries, how streams of requests begin. Gives it to its group again. Returns 0 if it is not there.
     Resend,
     /// KEYS stream; ARGV group, member that leaves, how long in ms a member does nothing that is gone. Forgets members.
     Tidy,
+    /// KEYS stream; ARGV most entries, address, request. Keeps a request. Returns 0 if there are too many.
+    Keep,
+    /// KEYS stream; ARGV group, entry. The request is done with.
+    Settle,
+    /// KEYS what is known of an idempotency key; ARGV body, owner, time to live in ms. Returns 1 if the owner has the
+    /// work, 2 if another has, 3 if the body was another, or the answer.
+    ClaimKey,
+    /// KEYS what is known of an idempotency key; ARGV body, owner, time to live in ms, and if there is one the answer.
+    Conclude,
 }
 
 impl Script {
     /// Whether a call that may have been carried out is made again on the next connection.
     pub(super) fn is_repeatable(self) -> bool {
-        matches!(self, Self::Tombstone | Self::Bury)
+        matches!(self, Self::Tombstone | Self::Bury | Self::Settle)
     }
 }
 
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 16] = [
     "if ARGV[1] == '1' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -108,6 +118,10 @@ return 1",
     stream_scripts::BURY,
     stream_scripts::RESEND,
     stream_scripts::TIDY,
+    stream_scripts::KEEP,
+    stream_scripts::SETTLE,
+    stream_scripts::CLAIM_KEY,
+    stream_scripts::CONCLUDE,
 ];
 
 /// The scripts with their digests, and whether the broker has them.

@@ -26,6 +26,9 @@ pub(super) const STREAM_LIMIT: &str = "100000";
 /// How long what is known about the broker's persistence is believed.
 const BELIEVED: Duration = Duration::from_secs(30);
 
+/// The streams of requests begin so.
+pub(super) const REQUESTS: &str = "commlib:requests:";
+
 /// The stream of a durable topic.
 pub(super) fn key(topic: &Pattern) -> String {
     format!("commlib:stream:{topic}")
@@ -37,6 +40,8 @@ pub(super) struct Place {
     pub(super) stream: String,
     /// The group as the broker knows it: one of the same name that listens to another part of the topic is another.
     pub(super) group: String,
+    /// The entries are requests, which go when they are settled: there is no other group.
+    pub(super) requests: bool,
     /// Both, to tell places apart.
     both: String,
 }
@@ -49,6 +54,18 @@ impl Place {
             both: format!("{stream} {group}"),
             stream,
             group,
+            requests: false,
+        })
+    }
+
+    /// Of the servers of a durable method.
+    pub(super) fn of_servers(method: &str, group: &str) -> Arc<Self> {
+        let stream = format!("{REQUESTS}{method}");
+        Arc::new(Self {
+            both: format!("{stream} {group}"),
+            stream,
+            group: group.to_owned(),
+            requests: true,
         })
     }
 }

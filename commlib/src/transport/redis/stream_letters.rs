@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::RedisTransport;
-use super::jobs::{Call, Job};
+use super::jobs::{Call, Job, Tell};
 use super::resp::Value;
 use super::scripts::Script;
-use super::stream::STREAM_LIMIT;
+use super::stream::{REQUESTS, STREAM_LIMIT};
 use crate::envelope::{Envelope, native};
 use crate::transport::{DeadLetter, Disposal, TransportError, TransportErrorKind};
 
@@ -117,9 +117,13 @@ pub(super) async fn dispose(
                     Job::Call(Call {
                         script: Script::Resend,
                         keys: vec![key],
-                        arguments: vec![Bytes::copy_from_slice(id.as_bytes()), STREAM_LIMIT.into()],
+                        arguments: vec![
+                            Bytes::copy_from_slice(id.as_bytes()),
+                            STREAM_LIMIT.into(),
+                            REQUESTS.into(),
+                        ],
                         what,
-                        done: Some(done),
+                        done: Some(Tell::Future(done)),
                     })
                 })
                 .await?

@@ -20,7 +20,9 @@ use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::fault;
 use super::handle::Handle;
 use super::jobs::{Ask, Call, Job};
+use super::kept;
 use super::resp::{self, ServerError, Value};
+use super::responder::Route;
 use super::scripts::{Script, Scripts};
 use super::stream::{Ack, Place};
 use super::stream_letters::{LETTER_LIMIT, letters_key};
@@ -74,7 +76,11 @@ pub(super) async fn join(
         endpoint: Arc::clone(&transport.endpoint),
         shared: Arc::new(Shared {
             handle: Arc::clone(&transport.handle),
-            place: Place::new(&durable.topic, &group.name, &spec.pattern),
+            place: if durable.requests {
+                Place::of_servers(durable.topic.as_str(), &group.name)
+            } else {
+                Place::new(&durable.topic, &group.name, &spec.pattern)
+            },
             consumer: format!("{}.{}", transport.options.node_id, transport.number()),
             letters: letters_key(&durable.dead_letters),
             held: Mutex::default(),
@@ -89,7 +95,7 @@ pub(super) async fn join(
     let ready = if later {
         None
     } else {
-        match tokio::time::timeout_at(deadline, member.open(NEW)).await {
+        match tokio::time::timeout_at(deadline, member.open(begins(&member.shared.place))).await {
             Ok(Ok(ready)) => Some(ready),
             Ok(Err(OpenError::Refused(error))) => return Err(error),
             Ok(Err(OpenError::Lost(reason))) => {
@@ -106,6 +112,11 @@ pub(super) async fn join(
         ended: watched,
         _life: Arc::clone(&transport.life),
     }))
+}
+
+/// Where the group begins if its first member makes it. Requests are there for it even before.
+fn begins(place: &Place) -> &'static str {
+    if place.requests { ALL } else { NEW }
 }
 
 /// The handle that the layer above keeps.
@@ -220,7 +231,11 @@ impl Member {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A group that is gone went with the broker's data: all that is there now is new to it.
-        let mut start = if next.is_some() { ALL } else { NEW };
+        let mut start = if next.is_some() {
+            ALL
+        } else {
+            begins(&self.shared.place)
+        };
         loop {
             let ready = match next.take() {
                 Some(ready) => ready,
@@ -474,6 +489,8 @@ impl Member {
             id: self.shared.hold(id),
             attempt,
             shared: Arc::clone(&self.shared),
+            route: None,
+            answer: None,
             settled: false,
         });
         let (mut address, mut item) = (None, None);
@@ -490,6 +507,9 @@ impl Member {
         let Some(address) = address.filter(|address| self.pattern.matches(address)) else {
             return settle.handled();
         };
+        if self.shared.place.requests {
+            return self.request(attempt, address, &item.unwrap_or(Value::Nil), settle, permits);
+        }
         let message = match item {
             Some(Value::Bulk(bytes)) => self.decode(&bytes),
             Some(Value::Skipped(skipped)) => Err(self.too_large(skipped.size)),
@@ -500,11 +520,45 @@ impl Member {
                 address,
                 message,
                 permit: permits.pop(),
-                tracked: Some(Tracked { attempt, settle }),
+                tracked: Some(Tracked {
+                    attempt,
+                    wants_answer: false,
+                    settle,
+                }),
             }),
             Err(reason) => {
                 self.sink.dropped(&reason);
                 settle.dead(reason);
+            }
+        }
+    }
+
+    /// Delivers a request to a durable method.
+    fn request(
+        &self,
+        attempt: u32,
+        address: String,
+        item: &Value,
+        mut settle: Box<Unsettled>,
+        permits: &mut Vec<OwnedSemaphorePermit>,
+    ) {
+        let (message, route) = kept::read(item, self.max_body, &self.shared.handle);
+        settle.route = route;
+        match message {
+            Ok(message) => self.sink.message(TopicMessage {
+                address,
+                message,
+                permit: permits.pop(),
+                tracked: Some(Tracked {
+                    attempt,
+                    wants_answer: settle.route.is_some(),
+                    settle,
+                }),
+            }),
+            Err(reason) => {
+                self.sink.dropped(&reason.1);
+                settle.answer(kept::refused(&reason));
+                settle.dead(reason.1);
             }
         }
     }
@@ -607,6 +661,18 @@ impl Shared {
         }));
     }
 
+    /// A request is done with.
+    fn settle(&self, id: &Bytes) {
+        let place = &self.place;
+        self.handle.queue(Job::Call(Call {
+            script: Script::Settle,
+            keys: vec![place.stream.clone()],
+            arguments: vec![Bytes::copy_from_slice(place.group.as_bytes()), id.clone()],
+            what: "settle a request",
+            done: None,
+        }));
+    }
+
     fn release_resting(&self) {
         let mut released = Vec::new();
         self.held.lock().retain(|id, until| {
@@ -639,13 +705,32 @@ struct Unsettled {
     shared: Arc<Shared>,
     id: Bytes,
     attempt: u32,
+    /// Of a request, who is to be answered, and the answer.
+    route: Option<Route>,
+    answer: Option<Envelope>,
     settled: bool,
 }
 
+impl Unsettled {
+    fn send_answer(&mut self) {
+        if let (Some(route), Some(answer)) = (self.route.take(), self.answer.take()) {
+            kept::answer(&self.shared.handle, &route, answer);
+        }
+    }
+}
+
 impl Settle for Unsettled {
+    fn answer(&mut self, answer: Envelope) {
+        self.answer = Some(answer);
+    }
+
     fn handled(mut self: Box<Self>) {
         self.settled = true;
         self.shared.held.lock().remove(&self.id);
+        self.send_answer();
+        if self.shared.place.requests {
+            return self.shared.settle(&self.id);
+        }
         self.shared.handle.queue(Job::Ack(Ack {
             place: Arc::clone(&self.shared.place),
             id: self.id.clone(),
@@ -661,6 +746,7 @@ impl Settle for Unsettled {
     fn dead(mut self: Box<Self>, reason: String) {
         self.settled = true;
         self.shared.held.lock().remove(&self.id);
+        self.send_answer();
         let place = &self.shared.place;
         let arguments = [
             place.group.as_bytes(),
@@ -668,6 +754,7 @@ impl Settle for Unsettled {
             LETTER_LIMIT.as_bytes(),
             reason.as_bytes(),
             self.attempt.to_string().as_bytes(),
+            if place.requests { b"1" } else { b"0" },
         ]
         .map(Bytes::copy_from_slice);
         self.shared.handle.queue(Job::Call(Call {

@@ -30,14 +30,44 @@ if entry then
     'a', kept.a, 'm', kept.m, 'r', ARGV[4], 'n', ARGV[5], 's', KEYS[1], 'g', ARGV[1], 'i', ARGV[2])
 end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+if ARGV[6] == '1' then redis.call('XDEL', KEYS[1], ARGV[2]) end
 return 1";
 
 pub(super) const RESEND: &str = "local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return 0 end
 local kept = {}
 for i = 1, #letter[2], 2 do kept[letter[2][i]] = letter[2][i + 1] end
-redis.call('XADD', kept.s, 'MAXLEN', '~', ARGV[2], '*', 'a', kept.a, 'm', kept.m, 'g', kept.g)
+if string.find(kept.s, ARGV[3], 1, true) == 1 then
+  redis.call('XADD', kept.s, '*', 'a', kept.a, 'm', kept.m)
+else
+  redis.call('XADD', kept.s, 'MAXLEN', '~', ARGV[2], '*', 'a', kept.a, 'm', kept.m, 'g', kept.g)
+end
 redis.call('XDEL', KEYS[1], ARGV[1])
+return 1";
+
+pub(super) const KEEP: &str = "if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('XADD', KEYS[1], '*', 'a', ARGV[2], 'm', ARGV[3])
+return 1";
+
+pub(super) const SETTLE: &str = "redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+return redis.call('XDEL', KEYS[1], ARGV[2])";
+
+pub(super) const CLAIM_KEY: &str = "local had = redis.call('HMGET', KEYS[1], 'b', 'o', 'm')
+if had[1] and had[1] ~= ARGV[1] then return 3 end
+if had[3] then return had[3] end
+if had[2] and had[2] ~= ARGV[2] then return 2 end
+redis.call('HSET', KEYS[1], 'b', ARGV[1], 'o', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1";
+
+pub(super) const CONCLUDE: &str = "local owner = redis.call('HGET', KEYS[1], 'o')
+if owner and owner ~= ARGV[2] then return 0 end
+if ARGV[4] then
+  redis.call('HSET', KEYS[1], 'b', ARGV[1], 'o', ARGV[2], 'm', ARGV[4])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+else
+  redis.call('DEL', KEYS[1])
+end
 return 1";
 
 pub(super) const TIDY: &str =

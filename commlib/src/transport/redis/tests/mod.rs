@@ -86,6 +86,7 @@ fn request(address: &Address, id: &str, data: &str) -> Request {
         address: address.clone(),
         message: message(id, data),
         time_to_live: Duration::from_secs(10),
+        durable: false,
     }
 }
 

@@ -1,0 +1,49 @@
+//! How often and how soon what the broker keeps is handled again.
+
+use std::time::Duration;
+
+/// The settings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retries {
+    /// Deliveries at most.
+    pub(crate) attempts: u32,
+    pub(crate) least: Duration,
+    pub(crate) most: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            least: Duration::from_secs(1),
+            most: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Retries {
+    /// How long a message rests after this attempt failed.
+    pub(crate) fn delay(&self, attempt: u32) -> Duration {
+        let doubled = 2_u32.saturating_pow(attempt.saturating_sub(1));
+        self.least.saturating_mul(doubled).min(self.most)
+    }
+}
+
+/// The longest reason of a dead letter, in bytes.
+const MAX_REASON: usize = 4 * 1024;
+
+/// A reason for people. A handler's error may be of any length.
+pub(crate) fn bounded(mut reason: String) -> String {
+    let end = (0..=MAX_REASON.min(reason.len()))
+        .rev()
+        .find(|at| reason.is_char_boundary(*at));
+    reason.truncate(end.unwrap_or(0));
+    reason
+}
+
+/// Why a message is given up that was delivered again and again and never settled.
+pub(crate) fn too_often(deliveries: u32) -> String {
+    format!(
+        "it was delivered {deliveries} times and never handled: each time its handler failed or ended without a word"
+    )
+}

@@ -16,13 +16,6 @@ use crate::world::{
 
 const SHORT: Duration = Duration::from_secs(1);
 
-/// A server that lives as long as the world, and a way to it.
-async fn start() -> (World, RabbitNode) {
-    let server = RabbitMq::start().await;
-    let broker = (*server).clone();
-    (World::on(Broker::RabbitMq(server)), broker)
-}
-
 /// The process ids of our connections at the broker.
 async fn connections(broker: &RabbitNode, role: &str) -> Vec<String> {
     let rows = broker
@@ -35,9 +28,18 @@ async fn connections(broker: &RabbitNode, role: &str) -> Vec<String> {
     ours.map(|row| row[0].clone()).collect()
 }
 
+/// One broker for what its operator does, as each takes long to boot.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_and_queues_that_are_taken_away_come_back() {
-    let (world, broker) = start().await;
+async fn what_an_operator_takes_away_comes_back_or_harms_no_neighbour() {
+    let server = RabbitMq::start().await;
+    let broker = (*server).clone();
+    let world = World::on(Broker::RabbitMq(server));
+    connections_and_queues_that_are_taken_away_come_back(&world, &broker).await;
+    an_exchange_that_is_deleted_harms_no_neighbour(&world).await;
+    permissions_that_are_revoked_are_told_and_come_back(&world, &broker).await;
+}
+
+async fn connections_and_queues_that_are_taken_away_come_back(world: &World, broker: &RabbitNode) {
     let (server, _, record) = world.serve(8).await;
     let direct = world.node().await;
     let queue = world.builder().reply_route(ReplyRoute::Queue);
@@ -51,7 +53,7 @@ async fn connections_and_queues_that_are_taken_away_come_back() {
     let load = Load::start(&[direct.clone(), queue.clone()], 16, 1);
     load.succeeds(50).await;
     for role in ["publishing", "consuming"] {
-        for pid in connections(&broker, role).await {
+        for pid in connections(broker, role).await {
             broker.ctl(&["close_connection", &pid, "as a test"]).await;
         }
         load.succeeds(50).await;
@@ -76,11 +78,11 @@ async fn connections_and_queues_that_are_taken_away_come_back() {
     answered(&JobClient::new(&queue)).await;
     numbers.check().await;
     load.check("close_connection, delete_queue", &record).await;
+    server.shutdown(SOON).await.expect("nothing is left");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn permissions_that_are_revoked_are_told_and_come_back() {
-    let (world, broker) = start().await;
+/// And an alarm in the end.
+async fn permissions_that_are_revoked_are_told_and_come_back(world: &World, broker: &RabbitNode) {
     broker.ctl(&["add_user", "limited", "canary"]).await;
     let all = ["set_permissions", "limited", ".*", ".*", ".*"];
     broker.ctl(&all).await;
@@ -95,7 +97,7 @@ async fn permissions_that_are_revoked_are_told_and_come_back() {
         .ctl(&["set_permissions", "limited", "^$", "^$", "^$"])
         .await;
     for role in ["publishing", "consuming"] {
-        for pid in connections(&broker, role).await {
+        for pid in connections(broker, role).await {
             broker.ctl(&["close_connection", &pid, "as a test"]).await;
         }
     }
@@ -207,12 +209,10 @@ async fn a_queue_takes_its_limit_and_not_one_more() {
 }
 
 /// A reply that can't be delivered closes the server's channel for such replies; nobody else's reply is lost.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_exchange_that_is_deleted_harms_no_neighbour() {
-    let (world, _broker) = start().await;
-    let (_server, _, record) = world.serve(32).await;
+async fn an_exchange_that_is_deleted_harms_no_neighbour(world: &World) {
+    let (server, _, record) = world.serve(32).await;
     let direct = world.node().await;
-    let Raw::Amqp { channel, .. } = &Raw::new(&world).await else {
+    let Raw::Amqp { channel, .. } = &Raw::new(world).await else {
         unreachable!("it is RabbitMQ")
     };
     for round in 0..3_u64 {
@@ -245,4 +245,5 @@ async fn an_exchange_that_is_deleted_harms_no_neighbour() {
             assert_eq!(execution, Execution::MayHaveRun);
         }
     }
+    server.shutdown(SOON).await.expect("nothing is left");
 }

@@ -25,6 +25,7 @@ enum Fault {
 }
 
 pub async fn calls_and_topics_survive_a_broker_that_dies_stops_and_freezes(world: World) {
+    requests_that_wait_are_not_run_twice(&world).await;
     let (_server, _, record) = world.serve(16).await;
     let _second = {
         let node = world.node().await;
@@ -120,8 +121,9 @@ pub async fn a_lazy_node_serves_and_hears_when_the_broker_comes(world: World) {
     }
 }
 
-pub async fn requests_that_wait_when_the_broker_restarts_are_not_run_twice(world: World) {
-    let (_node, _, record) = world.serve(1).await;
+/// One kill of the broker with 1,000 requests in its queue.
+async fn requests_that_wait_are_not_run_twice(world: &World) {
+    let (server, _, record) = world.serve(1).await;
     let caller = world.node().await;
     let job = JobClient::new(&caller);
     // One holds the only place, the others wait behind it.
@@ -129,7 +131,7 @@ pub async fn requests_that_wait_when_the_broker_restarts_are_not_run_twice(world
         .map(|number| tokio::spawn(job.hold(number).timeout(2 * SOON).into_future()))
         .collect();
     eventually(SOON, || async { record.numbers() == 1 }).await;
-    let raw = Raw::new(&world).await;
+    let raw = Raw::new(world).await;
     let queue = world.address("job.hold");
     eventually(SOON, || async { raw.waiting(&queue).await >= 990 }).await;
     world.broker.kill().await;
@@ -143,6 +145,14 @@ pub async fn requests_that_wait_when_the_broker_restarts_are_not_run_twice(world
     world.broker.restart().await;
     record.gate.add_permits(2000);
     answered(&job).await;
+    // Those that the broker kept have all been taken.
+    eventually(SOON, || async {
+        match Raw::new(world).await.waiting(&queue).await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
     for number in 1..=1000 {
         assert!(
             record.runs(number) <= 1,
@@ -152,4 +162,5 @@ pub async fn requests_that_wait_when_the_broker_restarts_are_not_run_twice(world
     }
     let state = caller.state();
     assert!(matches!(*state.borrow(), ConnectionState::Connected { .. }));
+    server.shutdown(SOON).await.expect("nothing is left");
 }

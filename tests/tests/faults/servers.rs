@@ -101,9 +101,9 @@ pub async fn a_killed_server_takes_only_what_it_had(world: World) {
 }
 
 pub async fn panics_cost_no_permit(world: World) {
-    const MANY: u64 = 10_000;
+    const MANY: u64 = 5_000;
     std::panic::set_hook(Box::new(|panic| {
-        // Ten thousand of these would hide everything else.
+        // Thousands of these would hide everything else.
         if !panic.to_string().contains("odd numbers") {
             eprintln!("{panic}");
         }

@@ -12,7 +12,7 @@ use crate::world::{JobClient, NewsPublisher, NewsSubscriber, Record, SOON, World
 /// For what a machine with much else to do takes longer.
 const SLACK: Duration = Duration::from_secs(2);
 
-async fn black_hole(world: World, direction: Option<Direction>) {
+async fn black_hole(world: &World, name: &str, direction: Option<Direction>) {
     let (proxy, url) = world.proxy().await;
     // Twice the heartbeat, whose default is 10 s on RabbitMQ.
     let (limit, url) = match direction {
@@ -20,12 +20,17 @@ async fn black_hole(world: World, direction: Option<Direction>) {
         None => (Duration::from_secs(20), url),
         Some(_) => (Duration::from_secs(10), format!("{url}?heartbeat=5")),
     };
-    let node = world.builder().connect(&url).await.expect("the broker is there");
+    let builder = || Node::builder().namespace(world.address(name));
+    let node = builder().connect(&url).await.expect("the broker is there");
     let record = Record::new();
     // All kinds of connections, so that one that is not missed keeps something from coming back.
     let _server = serve(&node, &record, 4).await;
     let mut news = NewsSubscriber::new(&node).item().await.expect("subscribing");
-    let (job, outside) = (JobClient::new(&node), JobClient::new(&world.node().await));
+    let other = builder()
+        .connect(&world.url())
+        .await
+        .expect("the broker is there");
+    let (job, outside) = (JobClient::new(&node), JobClient::new(&other));
     answered(&job).await;
     match direction {
         None => proxy.set(Flow::Swallow),
@@ -77,16 +82,13 @@ async fn black_hole(world: World, direction: Option<Direction>) {
     assert_eq!(heard.expect("a message").message, 7);
 }
 
-pub async fn a_black_hole_in_both_directions_is_noticed(world: World) {
-    black_hole(world, None).await;
-}
-
-pub async fn a_black_hole_towards_the_broker_is_noticed(world: World) {
-    black_hole(world, Some(Direction::ToBroker)).await;
-}
-
-pub async fn a_black_hole_from_the_broker_is_noticed(world: World) {
-    black_hole(world, Some(Direction::ToClient)).await;
+pub async fn a_black_hole_in_one_and_in_both_directions_is_noticed(world: World) {
+    // Each direction has nodes, a service and a relay of its own, so they can wait together.
+    tokio::join!(
+        black_hole(&world, "both", None),
+        black_hole(&world, "there", Some(Direction::ToBroker)),
+        black_hole(&world, "back", Some(Direction::ToClient)),
+    );
 }
 
 /// The network keeps what was sent and delivers it when its caller was told long ago.

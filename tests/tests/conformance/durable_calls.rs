@@ -237,16 +237,16 @@ pub async fn one_key_is_handled_once(world: World) {
 
 pub async fn a_key_is_remembered_as_long_as_the_server_says(world: World) {
     let clerk = Clerk::default();
-    let window = Duration::from_millis(400);
+    let window = Duration::from_millis(1500);
     serve(&world.node().await, &clerk).remember(window).await.unwrap();
     let shop = ShopClient::new(&world.node().await);
     let buy = |article: &str| shop.buy(article.to_owned()).idempotency_key("key").timeout(SOON);
     // A handler that takes longer than the window keeps its key.
     let slow = tokio::spawn(buy(WAITS).into_future());
     clerk.saw(1).await;
-    tokio::time::sleep(3 * window).await;
+    tokio::time::sleep(2 * window).await;
     let second = tokio::spawn(buy(WAITS).into_future());
-    tokio::time::sleep(window / 4).await;
+    tokio::time::sleep(window / 10).await;
     clerk.gate.add_permits(1);
     assert_eq!(slow.await.unwrap().unwrap(), second.await.unwrap().unwrap());
     assert_eq!(clerk.seen.lock().len(), 1);

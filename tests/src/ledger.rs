@@ -190,9 +190,36 @@ impl Ledger {
         missing.map(|(id, _)| *id).collect()
     }
 
-    /// When each call began, and whether it succeeded.
-    pub fn successes(&self) -> impl Iterator<Item = (Duration, bool)> {
-        self.entries.values().map(|entry| (entry.begun, entry.is_done()))
+    /// When each call began, and when it succeeded if it did.
+    pub fn successes(&self) -> impl Iterator<Item = (Duration, Option<Duration>)> {
+        self.entries.values().map(|entry| {
+            let ended = entry.ended.as_ref().filter(|_| entry.is_done());
+            (entry.begun, ended.map(|(at, _)| *at))
+        })
+    }
+
+    /// The share of the calls begun in a span of time that succeeded within `prompt`; 0 if there were none.
+    #[must_use]
+    pub fn share(&self, from: Duration, to: Duration, prompt: Duration) -> f64 {
+        let begun = self.successes().filter(|(at, _)| *at >= from && *at < to);
+        let (mut calls, mut good) = (0_u32, 0_u32);
+        for (at, ended) in begun {
+            calls += 1;
+            good += u32::from(ended.is_some_and(|ended| ended <= at + prompt));
+        }
+        f64::from(good) / f64::from(calls.max(1))
+    }
+
+    /// When, after `from`, calls succeed again as they used to: nine of ten that begin in half a second, each within
+    /// half a second. `None` if that does not come before `until`.
+    #[must_use]
+    pub fn recovered(&self, from: Duration, until: Duration) -> Option<Duration> {
+        const WINDOW: Duration = Duration::from_millis(500);
+        let last = self.successes().map(|(at, _)| at).max().unwrap_or_default();
+        (0..)
+            .map(|step| from + Duration::from_millis(50) * step)
+            .take_while(|at| *at + WINDOW <= last.min(until))
+            .find(|at| self.share(*at, *at + WINDOW, WINDOW) >= 0.9)
     }
 
     /// Holds what happened against a promise.

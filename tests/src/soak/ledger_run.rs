@@ -25,9 +25,6 @@ const SETTLED: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// For how long calls go on after the last fault: longer than it takes to see that a connection is dead.
 const QUIET: Duration = Duration::from_secs(6);
-/// The window in which a rate is counted.
-const WINDOW: Duration = Duration::from_millis(500);
-
 /// What a ledger run does.
 #[derive(Debug, Clone)]
 pub struct LedgerRun {
@@ -146,35 +143,41 @@ impl LedgerRun {
             calls,
             stage.ran(Kind::Call),
             Promise::AtMostOnce,
+            0.2,
         );
         if self.load.messages > 0.0 {
             let ran = stage.ran(Kind::Message);
-            hold_against(&mut report, "durable topic", messages, ran, Promise::AtLeastOnce);
+            hold_against(
+                &mut report,
+                "durable topic",
+                messages,
+                ran,
+                Promise::AtLeastOnce,
+                0.2,
+            );
         }
         report
     }
 }
 
-fn hold_against(report: &mut Report, what: &str, mut ledger: Ledger, ran: Vec<u64>, promise: Promise) {
+/// Adds what handlers ran to a ledger and judges it. A run in which hardly anything works keeps every promise: at least
+/// the share `least` is to succeed.
+pub(super) fn hold_against(
+    report: &mut Report,
+    what: &str,
+    mut ledger: Ledger,
+    ran: Vec<u64>,
+    promise: Promise,
+    least: f64,
+) {
     ran.into_iter().for_each(|id| ledger.ran(id));
     let verdict = ledger.check(promise);
     report.line(format!("{what}, {verdict}"));
     report.check(verdict.is_kept(), || format!("{what}: the promise is broken"));
-    // A run in which nothing works keeps every promise.
     let share = verdict.succeeded() as f64 / ledger.len().max(1) as f64;
-    report.check(share > 0.2, || {
+    report.check(share >= least, || {
         format!("{what}: only {:.0} % succeeded", share * 100.0)
     });
-}
-
-/// The share of calls begun in a span of time that succeeded.
-fn share(calls: &Ledger, from: Duration, to: Duration) -> f64 {
-    let begun: Vec<bool> = calls
-        .successes()
-        .filter(|(at, _)| *at >= from && *at < to)
-        .map(|(_, done)| done)
-        .collect();
-    begun.iter().filter(|done| **done).count() as f64 / begun.len().max(1) as f64
 }
 
 /// For each second the tenths of its calls that succeeded.
@@ -184,26 +187,16 @@ fn timeline(calls: &Ledger) -> String {
     let starts = (0..)
         .map(|number| second * number)
         .take_while(|from| *from < last);
-    let tenths = starts.map(|from| (share(calls, from, from + second) * 10.0) as u32);
+    let tenths = starts.map(|from| (calls.share(from, from + second, second * 60) * 10.0) as u32);
     tenths
         .map(|tenths| char::from_digit(tenths, 11).unwrap_or('?'))
         .collect()
 }
 
-/// How long after the end of a fault nine of ten calls succeed again.
+/// How long after the end of a fault calls succeed as before.
 fn recovery(calls: &Ledger, ended: Duration, next: Duration) -> String {
-    let last = calls
-        .successes()
-        .map(|(at, _)| at)
-        .max()
-        .unwrap_or_default()
-        .min(next);
-    let back = (0..)
-        .map(|step| Duration::from_millis(50) * step)
-        .take_while(|after| ended + *after + WINDOW <= last)
-        .find(|after| share(calls, ended + *after, ended + *after + WINDOW) >= 0.9);
-    match back {
-        Some(after) => format!("back after {after:?}"),
+    match calls.recovered(ended, next) {
+        Some(at) => format!("back after {:?}", at - ended),
         None => "not back before the next fault".to_owned(),
     }
 }

@@ -6,18 +6,24 @@
 
 pub mod brokers;
 pub mod contract;
+pub mod deadlines;
+pub mod drain;
 pub mod faults;
 pub mod ledger_run;
 pub mod load;
+pub mod recovery;
 pub mod report;
 pub mod runs;
 pub mod server;
 pub mod stage;
 
 pub use brokers::{Broker, BrokerKind};
+pub use deadlines::DeadlineRun;
+pub use drain::DrainRun;
 pub use faults::{Fault, Pace};
 pub use ledger_run::LedgerRun;
 pub use load::Load;
+pub use recovery::RecoveryRun;
 pub use report::Report;
 pub use server::{Settings, serve};
 
@@ -28,6 +34,12 @@ use std::path::PathBuf;
 pub enum Run {
     /// See [`LedgerRun`].
     Ledger(LedgerRun),
+    /// See [`DrainRun`].
+    Drain(DrainRun),
+    /// See [`DeadlineRun`].
+    Deadlines(DeadlineRun),
+    /// See [`RecoveryRun`].
+    Recovery(RecoveryRun),
 }
 
 impl Run {
@@ -38,6 +50,9 @@ impl Run {
     pub async fn run(self, program: PathBuf) -> Report {
         match self {
             Self::Ledger(run) => run.run(program).await,
+            Self::Drain(run) => run.run(program).await,
+            Self::Deadlines(run) => run.run(program).await,
+            Self::Recovery(run) => run.run(program).await,
         }
     }
 }

@@ -72,6 +72,17 @@ impl RunLogs {
         self.folder.join(format!("server-{server}.runs"))
     }
 
+    /// Forgets what has run; the servers that reported it have ended.
+    ///
+    /// # Panics
+    /// When a file can't be removed.
+    pub fn clear(&self) {
+        for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let removed = std::fs::remove_file(entry.path());
+            removed.unwrap_or_else(|error| panic!("could not remove {:?}: {error}", entry.path()));
+        }
+    }
+
     /// Everything that has run until now.
     ///
     /// # Panics

@@ -4,7 +4,7 @@ mod histories;
 
 use std::time::Duration;
 
-use commlib_tests::soak::{BrokerKind, LedgerRun, Pace};
+use commlib_tests::soak::{BrokerKind, DeadlineRun, LedgerRun, Pace, RecoveryRun};
 
 /// A run as short as it can be with every fault in it. The seed is a new one each time, and is in the report.
 async fn short_run(broker: BrokerKind) {
@@ -40,4 +40,44 @@ fn seed() -> u64 {
     set.map_or_else(rand::random, |seed| {
         seed.parse().expect("COMMLIB_SEED is a number")
     })
+}
+
+async fn edges(broker: BrokerKind) {
+    let mut run = DeadlineRun::full(broker, seed());
+    run.calls = 5_000;
+    run.run(env!("CARGO_BIN_EXE_commlib-soak").into())
+        .await
+        .assert_good();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_at_the_deadline_reach_their_call_or_nobody_on_redis() {
+    edges(BrokerKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_at_the_deadline_reach_their_call_or_nobody_on_rabbitmq() {
+    edges(BrokerKind::Amqp).await;
+}
+
+async fn restart(broker: BrokerKind) {
+    let run = RecoveryRun {
+        restarts: 1,
+        clients: 20,
+        strict: false,
+        ..RecoveryRun::full(broker)
+    };
+    run.run(env!("CARGO_BIN_EXE_commlib-soak").into())
+        .await
+        .assert_good();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_succeed_again_after_a_restart_of_redis() {
+    restart(BrokerKind::Redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_succeed_again_after_a_restart_of_rabbitmq() {
+    restart(BrokerKind::Amqp).await;
 }

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use commlib_tests::soak::{BrokerKind, Fault, LedgerRun, Run, Settings};
+use commlib_tests::soak::{BrokerKind, DeadlineRun, DrainRun, Fault, LedgerRun, RecoveryRun, Run, Settings};
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
 usage: commlib-soak ledger [--transport redis|amqp] [--seed N] [--seconds S] [--clients N] [--rate PER_SECOND]
                            [--messages PER_SECOND] [--faults kill,freeze,reset,blackhole,server]
+       commlib-soak recovery [--transport redis|amqp] [--restarts N] [--clients N]
+       commlib-soak drain [--transport redis|amqp]
+       commlib-soak deadlines [--transport redis|amqp] [--seed N] [--calls N]
        commlib-soak --help
 
 Starts a broker of its own behind a fault proxy, servers in processes of their own, and clients; breaks what it can;
@@ -95,6 +98,12 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, String> {
     let command = match command.as_str() {
         "serve" => serve(&mut options)?,
         "ledger" => Command::Runs(ledger(&mut options)?),
+        "recovery" => Command::Runs(recovery(&mut options)?),
+        "drain" => {
+            let runs = options.brokers()?.into_iter();
+            Command::Runs(runs.map(|broker| Run::Drain(DrainRun { broker })).collect())
+        }
+        "deadlines" => Command::Runs(deadlines(&mut options)?),
         other => return Err(format!("unknown command {other:?}")),
     };
     options.end()?;
@@ -144,6 +153,31 @@ fn ledger(options: &mut Options) -> Result<Vec<Run>, String> {
             run.faults.clone_from(faults);
         }
         Run::Ledger(run)
+    };
+    Ok(brokers.into_iter().map(run).collect())
+}
+
+fn recovery(options: &mut Options) -> Result<Vec<Run>, String> {
+    let (brokers, restarts, clients) = (
+        options.brokers()?,
+        options.take("restarts")?,
+        options.take("clients")?,
+    );
+    let run = |broker| {
+        let mut run = RecoveryRun::full(broker);
+        run.restarts = restarts.unwrap_or(run.restarts);
+        run.clients = clients.unwrap_or(run.clients);
+        Run::Recovery(run)
+    };
+    Ok(brokers.into_iter().map(run).collect())
+}
+
+fn deadlines(options: &mut Options) -> Result<Vec<Run>, String> {
+    let (brokers, seed, calls) = (options.brokers()?, seed(options)?, options.take("calls")?);
+    let run = |broker| {
+        let mut run = DeadlineRun::full(broker, seed);
+        run.calls = calls.unwrap_or(run.calls);
+        Run::Deadlines(run)
     };
     Ok(brokers.into_iter().map(run).collect())
 }

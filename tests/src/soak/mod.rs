@@ -5,10 +5,12 @@
 //! part of every report.
 
 pub mod brokers;
+pub mod client;
 pub mod contract;
 pub mod deadlines;
 pub mod drain;
 pub mod faults;
+pub mod leaks;
 pub mod ledger_run;
 pub mod load;
 pub mod recovery;
@@ -21,6 +23,7 @@ pub use brokers::{Broker, BrokerKind};
 pub use deadlines::DeadlineRun;
 pub use drain::DrainRun;
 pub use faults::{Fault, Pace};
+pub use leaks::LeakRun;
 pub use ledger_run::LedgerRun;
 pub use load::Load;
 pub use recovery::RecoveryRun;
@@ -38,6 +41,8 @@ pub enum Run {
     Drain(DrainRun),
     /// See [`DeadlineRun`].
     Deadlines(DeadlineRun),
+    /// See [`LeakRun`].
+    Leaks(LeakRun),
     /// See [`RecoveryRun`].
     Recovery(RecoveryRun),
 }
@@ -52,6 +57,7 @@ impl Run {
             Self::Ledger(run) => run.run(program).await,
             Self::Drain(run) => run.run(program).await,
             Self::Deadlines(run) => run.run(program).await,
+            Self::Leaks(run) => run.run(program).await,
             Self::Recovery(run) => run.run(program).await,
         }
     }

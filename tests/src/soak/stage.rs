@@ -85,6 +85,11 @@ impl Stage {
         servers.remove(index)
     }
 
+    /// The process ids of the servers, the oldest first.
+    pub fn server_pids(&self) -> Vec<u32> {
+        self.servers.lock().iter().map(Child::pid).collect()
+    }
+
     /// Ends all servers in order. What could not be ended so is returned in words.
     pub async fn stop_servers(&self, limit: Duration) -> Vec<String> {
         let servers = std::mem::take(&mut *self.servers.lock());

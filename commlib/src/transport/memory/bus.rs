@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::faults::{MemoryFaults, Weather};
 use super::queue::{Content, Queues, Requester};
 use super::topics::Topics;
 use crate::envelope::native;
@@ -24,6 +25,7 @@ pub struct Bus {
     pub(super) claims: Claims,
     pub(super) inboxes: Mutex<HashMap<String, Inbox>>,
     next: AtomicU64,
+    weather: Mutex<Option<Arc<Weather>>>,
 }
 
 impl fmt::Debug for Bus {
@@ -50,6 +52,16 @@ impl Bus {
         let bus = Arc::new(Self::default());
         buses.insert(name.to_owned(), Arc::downgrade(&bus));
         bus
+    }
+
+    /// Lets things go wrong on the connections of all nodes that connect to this bus from now on, while this value or a
+    /// node of it is kept.
+    pub fn set_faults(&self, faults: MemoryFaults) {
+        *self.weather.lock() = Some(Arc::new(Weather::new(faults)));
+    }
+
+    pub(super) fn weather(&self) -> Option<Arc<Weather>> {
+        self.weather.lock().clone()
     }
 
     /// Puts bytes on a work queue, whatever they are. Returns whether somebody consumes it.

@@ -5,6 +5,8 @@
 
 mod bus;
 mod durable;
+mod faults;
+mod faulty;
 mod queue;
 mod responder;
 mod topics;
@@ -19,6 +21,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use self::bus::Inbox;
+use self::faulty::Faulty;
 use self::queue::{Content, Requester};
 use self::topics::{Audience, Subscriber, take_part};
 use super::{
@@ -30,17 +33,24 @@ use crate::address::Address;
 use crate::envelope::Envelope;
 
 pub use self::bus::Bus;
+pub use self::faults::MemoryFaults;
 
 /// Connects to the bus that the URL names, which exists as long as somebody is connected to it.
 pub(super) fn connect(url: &BrokerUrl, options: &TransportOptions) -> Arc<dyn Transport> {
-    Arc::new(Memory {
-        bus: Bus::named(url.host()),
+    let bus = Bus::named(url.host());
+    let weather = bus.weather();
+    let memory = Arc::new(Memory {
+        bus,
         reply_to: format!("commlib:reply:{}", options.node_id),
         max_body: options.max_body,
         requester: OnceLock::new(),
         closed: AtomicBool::new(false),
         state: watch::Sender::new(ConnectionState::Connected { generation: 1 }),
-    })
+    });
+    match weather {
+        Some(weather) => Arc::new(Faulty::new(memory, weather, options.operation_timeout)),
+        None => memory,
+    }
 }
 
 struct Memory {

@@ -4,19 +4,24 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use commlib_tests::soak::{BrokerKind, DeadlineRun, DrainRun, Fault, LedgerRun, RecoveryRun, Run, Settings};
+use commlib_tests::soak::{
+    BrokerKind, DeadlineRun, DrainRun, Fault, LeakRun, LedgerRun, RecoveryRun, Run, Settings,
+};
 
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
 usage: commlib-soak ledger [--transport redis|amqp] [--seed N] [--seconds S] [--clients N] [--rate PER_SECOND]
                            [--messages PER_SECOND] [--faults kill,freeze,reset,blackhole,server]
        commlib-soak recovery [--transport redis|amqp] [--restarts N] [--clients N]
+       commlib-soak leaks [--transport redis|amqp] [--calls N]
        commlib-soak drain [--transport redis|amqp]
        commlib-soak deadlines [--transport redis|amqp] [--seed N] [--calls N]
+       commlib-soak all [--transport redis|amqp] [--seed N]
        commlib-soak --help
 
 Starts a broker of its own behind a fault proxy, servers in processes of their own, and clients; breaks what it can;
-then holds what every caller was told against what every server did. Without --transport: on both brokers.";
+then holds what every caller was told against what every server did. Without --transport: on both
+brokers. --out FILE adds the reports to a file. Exit code 1 if a promise was broken, 2 for wrong usage.";
 
 /// What is to be done.
 pub(crate) enum Command {
@@ -26,10 +31,20 @@ pub(crate) enum Command {
         settings: Settings,
         runs: PathBuf,
     },
-    Runs(Vec<Run>),
+    /// Be a client of a run.
+    Call {
+        url: String,
+        first: u64,
+        calls: u64,
+    },
+    Runs {
+        runs: Vec<Run>,
+        out: Option<PathBuf>,
+    },
 }
 
 /// Options by name; each is taken once.
+#[derive(Clone)]
 struct Options(Vec<(String, String)>);
 
 impl Options {
@@ -95,19 +110,61 @@ pub(crate) fn parse(args: &[String]) -> Result<Command, String> {
         return Ok(Command::Help);
     }
     let mut options = Options::read(rest)?;
-    let command = match command.as_str() {
-        "serve" => serve(&mut options)?,
-        "ledger" => Command::Runs(ledger(&mut options)?),
-        "recovery" => Command::Runs(recovery(&mut options)?),
-        "drain" => {
-            let runs = options.brokers()?.into_iter();
-            Command::Runs(runs.map(|broker| Run::Drain(DrainRun { broker })).collect())
+    let runs = match command.as_str() {
+        "serve" => {
+            let serve = serve(&mut options)?;
+            options.end()?;
+            return Ok(serve);
         }
-        "deadlines" => Command::Runs(deadlines(&mut options)?),
+        "client" => {
+            let call = call(&mut options)?;
+            options.end()?;
+            return Ok(call);
+        }
+        "ledger" => ledger(&mut options)?,
+        "recovery" => recovery(&mut options)?,
+        "leaks" => leaks(&mut options)?,
+        "drain" => drain(&mut options)?,
+        "deadlines" => deadlines(&mut options)?,
+        "all" => {
+            let mut runs = ledger(&mut options.clone())?;
+            runs.extend(drain(&mut options.clone())?);
+            runs.extend(deadlines(&mut options.clone())?);
+            runs.extend(leaks(&mut options.clone())?);
+            runs.extend(recovery(&mut options.clone())?);
+            for known in ["transport", "seed"] {
+                options.take::<String>(known)?;
+            }
+            runs
+        }
         other => return Err(format!("unknown command {other:?}")),
     };
+    let out = options.take("out")?;
     options.end()?;
-    Ok(command)
+    Ok(Command::Runs { runs, out })
+}
+
+fn call(options: &mut Options) -> Result<Command, String> {
+    Ok(Command::Call {
+        url: options.need("url")?,
+        first: options.need("first")?,
+        calls: options.need("calls")?,
+    })
+}
+
+fn drain(options: &mut Options) -> Result<Vec<Run>, String> {
+    let brokers = options.brokers()?.into_iter();
+    Ok(brokers.map(|broker| Run::Drain(DrainRun { broker })).collect())
+}
+
+fn leaks(options: &mut Options) -> Result<Vec<Run>, String> {
+    let (brokers, calls) = (options.brokers()?, options.take("calls")?);
+    let run = |broker| {
+        let mut run = LeakRun::full(broker);
+        run.calls = calls.unwrap_or(run.calls);
+        Run::Leaks(run)
+    };
+    Ok(brokers.into_iter().map(run).collect())
 }
 
 fn serve(options: &mut Options) -> Result<Command, String> {

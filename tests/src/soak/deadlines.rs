@@ -24,8 +24,6 @@ use crate::ledger::Promise;
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// How far from the deadline a handler ends at most.
 const EDGE: u64 = 10_000;
-/// Calls in flight at once.
-const IN_FLIGHT: u64 = 300;
 
 /// What a deadline run does.
 #[derive(Debug, Clone)]
@@ -36,6 +34,8 @@ pub struct DeadlineRun {
     pub seed: u64,
     /// How many calls are made.
     pub calls: u64,
+    /// How many are in flight at once.
+    pub lanes: u64,
 }
 
 impl DeadlineRun {
@@ -46,6 +46,7 @@ impl DeadlineRun {
             broker,
             seed,
             calls: 100_000,
+            lanes: 300,
         }
     }
 
@@ -54,7 +55,7 @@ impl DeadlineRun {
     /// # Panics
     /// When a broker or a server does not start.
     pub async fn run(self, program: PathBuf) -> Report {
-        let (broker, seed, calls) = (self.broker, self.seed, self.calls);
+        let (broker, seed, calls, lanes) = (self.broker, self.seed, self.calls, self.lanes);
         let mut report = Report::new(format!(
             "{calls} replies at the deadline on {broker}, seed {seed}"
         ));
@@ -64,16 +65,16 @@ impl DeadlineRun {
         settings.concurrency = 512;
         stage.start_server(&settings).await;
         let nodes = load::connect(&settings.url, 4).await;
-        let way = way(&nodes).await;
+        let way = way(&nodes, lanes).await;
         report.line(format!("the way there and back takes {way:.1?}"));
         let books = Arc::new(Books::default());
         let lag = books.watch_lag();
         let mut calling = JoinSet::new();
-        for lane in 0..IN_FLIGHT {
+        for lane in 0..lanes {
             let mut draw = StdRng::seed_from_u64(seed ^ lane);
             let client = WorkClient::new(&nodes[lane as usize % nodes.len()]);
             let books = Arc::clone(&books);
-            let share = calls / IN_FLIGHT + u64::from(lane < calls % IN_FLIGHT);
+            let share = calls / lanes + u64::from(lane < calls % lanes);
             calling.spawn(async move {
                 let edge = u64::try_from((TIMEOUT - way).as_micros()).unwrap_or(u64::MAX);
                 for _ in 0..share {
@@ -103,9 +104,9 @@ impl DeadlineRun {
 }
 
 /// How long a call takes beside its handler, with as many in flight as there will be.
-async fn way(nodes: &[Node]) -> Duration {
+async fn way(nodes: &[Node], lanes: u64) -> Duration {
     let mut calling = JoinSet::new();
-    for lane in 0..IN_FLIGHT {
+    for lane in 0..lanes {
         let client = WorkClient::new(&nodes[lane as usize % nodes.len()]);
         calling.spawn(async move {
             let hold = u64::try_from(TIMEOUT.as_micros()).unwrap_or(u64::MAX);

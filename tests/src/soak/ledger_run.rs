@@ -40,6 +40,8 @@ pub struct LedgerRun {
     pub faults: Vec<Fault>,
     /// When.
     pub pace: Pace,
+    /// The share of calls that is to succeed, faults and all: a run in which nothing works keeps every promise.
+    pub least: f64,
 }
 
 impl LedgerRun {
@@ -60,6 +62,7 @@ impl LedgerRun {
             },
             faults: Fault::ALL.to_vec(),
             pace: Pace::FULL,
+            least: 0.3,
         }
     }
 
@@ -143,7 +146,7 @@ impl LedgerRun {
             calls,
             stage.ran(Kind::Call),
             Promise::AtMostOnce,
-            0.2,
+            self.least,
         );
         if self.load.messages > 0.0 {
             let ran = stage.ran(Kind::Message);
@@ -153,7 +156,7 @@ impl LedgerRun {
                 messages,
                 ran,
                 Promise::AtLeastOnce,
-                0.2,
+                self.least,
             );
         }
         report

@@ -5,6 +5,10 @@ mod histories;
 use std::time::Duration;
 
 use commlib_tests::soak::{BrokerKind, DeadlineRun, LedgerRun, Pace, RecoveryRun};
+use tokio::sync::Semaphore;
+
+/// Two at a time: more would measure the machine.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// A run as short as it can be with every fault in it. The seed is a new one each time, and is in the report.
 async fn short_run(broker: BrokerKind) {
@@ -15,10 +19,12 @@ async fn short_run(broker: BrokerKind) {
         hole: Duration::from_millis(2_000),
     };
     run.time = run.pace.every * 6;
+    run.least = 0.05;
     run.load.clients = 20;
     run.load.rate = 100.0;
     run.load.messages = 20.0;
     run.load.timeout = Duration::from_secs(1);
+    let _turn = TURNS.acquire().await.unwrap();
     run.run(env!("CARGO_BIN_EXE_commlib-soak").into())
         .await
         .assert_good();
@@ -45,6 +51,8 @@ fn seed() -> u64 {
 async fn edges(broker: BrokerKind) {
     let mut run = DeadlineRun::full(broker, seed());
     run.calls = 5_000;
+    run.lanes = 60;
+    let _turn = TURNS.acquire().await.unwrap();
     run.run(env!("CARGO_BIN_EXE_commlib-soak").into())
         .await
         .assert_good();
@@ -67,6 +75,7 @@ async fn restart(broker: BrokerKind) {
         strict: false,
         ..RecoveryRun::full(broker)
     };
+    let _turn = TURNS.acquire().await.unwrap();
     run.run(env!("CARGO_BIN_EXE_commlib-soak").into())
         .await
         .assert_good();

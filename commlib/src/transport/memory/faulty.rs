@@ -15,8 +15,8 @@ use super::faults::Weather;
 use crate::address::{Address, Pattern};
 use crate::envelope::{Envelope, Malformed};
 use crate::transport::{
-    Accepted, Capabilities, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Delivery, Disposal,
-    DurableSpec, Group, PublishOptions, ReplySink, Request, RequestSink, Responder, SubscribeSpec,
+    Accepted, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Delivery,
+    Disposal, DurableSpec, Group, PublishOptions, ReplySink, Request, RequestSink, Responder, SubscribeSpec,
     Subscription, Taken, TopicSink, Transport, TransportError, TransportErrorKind,
 };
 
@@ -335,6 +335,22 @@ impl Transport for Faulty {
         async move {
             self.line.check()?;
             self.line.inner.dispose(&group, &id, disposal).await
+        }
+        .boxed()
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {
+        async move {
+            self.line.check()?;
+            self.line.inner.claim(claim).await
+        }
+        .boxed()
+    }
+
+    fn conclude(&self, claim: Claim, answer: Option<Envelope>) -> BoxFuture<'_, Result<(), TransportError>> {
+        async move {
+            self.line.check()?;
+            self.line.inner.conclude(claim, answer).await
         }
         .boxed()
     }

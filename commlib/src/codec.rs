@@ -108,13 +108,13 @@ pub(crate) fn decode<T: DeserializeOwned>(codec: Codec, body: &[u8]) -> Result<T
     match codec {
         Codec::Json => {
             let body = if body.is_empty() { b"null" } else { body };
-            serde_json::from_slice(body).map_err(|error| shortened(error.to_string()))
+            serde_json::from_slice(body).map_err(|error| shortened(without_values(error.to_string())))
         }
-        Codec::MessagePack => message_pack::decode(body).map_err(shortened),
+        Codec::MessagePack => message_pack::decode(body).map_err(|reason| shortened(without_values(reason))),
     }
 }
 
-/// An error that repeats the value that it is about, without the middle of a long one. At its end it says where.
+/// An error that repeats a name of the body, without the middle of a long one. At its end it says where.
 fn shortened(error: String) -> String {
     /// Characters of either end.
     const KEPT: usize = 150;
@@ -125,6 +125,22 @@ fn shortened(error: String) -> String {
         Some((end, _)) if begin < end => format!("{} … {}", &error[..begin], &error[end..]),
         _ => error,
     }
+}
+
+/// What serde says of a fault, without the values that it repeats: they may be secrets, and errors are logged.
+fn without_values(text: String) -> String {
+    let phrase = ["invalid type: ", "invalid value: ", "unknown variant"]
+        .into_iter()
+        .find_map(|phrase| text.find(phrase).map(|at| at + phrase.len()));
+    let Some(begin) = phrase else {
+        return text;
+    };
+    let (head, rest) = text.split_at(begin);
+    let end = rest.rfind(", expected ").unwrap_or(rest.len());
+    let (value, expected) = rest.split_at(end);
+    // "string \"…\"", "integer `…`", "map".
+    let kind = value.split(['"', '`']).next().unwrap_or_default().trim_end();
+    format!("{head}{kind}{expected}")
 }
 
 /// Whether a body is nested no deeper than it may be. Sound bodies only: of others, decoding says what is wrong.
@@ -271,6 +287,54 @@ mod tests {
         assert!(fits(Codec::MessagePack, &wide, 3) && !fits(Codec::MessagePack, &wide, 1));
         let text = [&[0xda, 0x03, 0xe8][..], &[0x91; 1000]].concat();
         assert!(fits(Codec::MessagePack, &text, 1));
+    }
+
+    #[test]
+    fn errors_repeat_no_values() {
+        #[derive(Debug, serde::Deserialize)]
+        enum Side {
+            Left,
+            Right,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Account {
+            #[expect(dead_code, reason = "only its decoding is looked at")]
+            number: u8,
+        }
+        let fault = |body: &str| decode::<Account>(Codec::Json, body.as_bytes()).unwrap_err();
+        for (body, kind) in [
+            (
+                r#"{"number":"canary"}"#,
+                "invalid type: string, expected u8 at line 1 column 18",
+            ),
+            (
+                r#"{"number":"canary, expected b"}"#,
+                "invalid type: string, expected u8",
+            ),
+            (r#"{"number":7357}"#, "invalid value: integer, expected u8"),
+            (r#"{"number":[]}"#, "invalid type: sequence, expected u8"),
+            (r#"{}"#, "missing field `number`"),
+        ] {
+            let text = fault(body);
+            assert!(
+                text.starts_with(kind) && !text.contains("canary") && !text.contains("7357"),
+                "{text}"
+            );
+        }
+        assert!(fault(&format!("{{\"{}\":1}}", "é".repeat(100_000))).len() < 1000);
+        let text = decode::<Side>(Codec::Json, br#""canary""#).unwrap_err();
+        assert!(
+            text.starts_with("unknown variant, expected `Left` or `Right`"),
+            "{text}"
+        );
+        let sides =
+            [r#""Left""#, r#""Right""#].map(|side| decode::<Side>(Codec::Json, side.as_bytes()).is_ok());
+        assert_eq!(sides, [true; 2]);
+        if cfg!(feature = "msgpack") {
+            let text = decode::<Account>(Codec::MessagePack, b"\x81\xa6number\xa6canary").unwrap_err();
+            assert!(!text.contains("canary"), "{text}");
+        }
     }
 
     #[test]

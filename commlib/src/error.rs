@@ -454,8 +454,8 @@ pub enum Failure {
     Local(LocalError),
 }
 
-/// The method's own error, encoded.
-#[derive(Debug, Clone)]
+/// The method's own error, encoded. `Debug` does not show the details.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct AppFailure {
     /// For people: the error's `Display`.
@@ -464,6 +464,15 @@ pub struct AppFailure {
     pub details: bytes::Bytes,
     /// How it is encoded.
     pub codec: Codec,
+}
+
+impl fmt::Debug for AppFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppFailure")
+            .field("message", &self.message)
+            .field("codec", &self.codec)
+            .finish_non_exhaustive()
+    }
 }
 
 impl AppFailure {

@@ -97,7 +97,8 @@
 //!
 //! # Features
 //!
-//! `memory`, `redis` and `amqp` are the transports, `tls` their secure connections; all are on by default.
+//! `memory`, `redis` and `amqp` are the transports, `tls` their secure connections; all are on by default. `msgpack` adds
+//! bodies in MessagePack ([`Codec`]), `compression` compressed ones ([`Compression`]).
 
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -106,6 +107,7 @@ pub mod __fuzz;
 pub mod __private;
 pub mod address;
 mod codec;
+mod compression;
 pub mod envelope;
 pub mod error;
 mod limits;
@@ -123,6 +125,7 @@ pub mod transport;
 
 pub use address::{Address, AddressError, Pattern, Template};
 pub use codec::Codec;
+pub use compression::Compression;
 pub use envelope::{Dialect, Headers};
 pub use error::{
     AppFailure, CallError, ConnectError, Execution, Failure, LocalError, NoError, NodeError, Status,

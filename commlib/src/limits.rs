@@ -12,6 +12,8 @@ pub(crate) const HARD_HEADER_BYTES: usize = 32 * 1024;
 pub(crate) const HEADER_NAME: usize = 128;
 /// The longest value of a header that is sent, in bytes.
 pub(crate) const HEADER_VALUE: usize = 8 * 1024;
+/// The longest id of a message that is taken, in bytes: it is repeated in replies and logs, and AMQP has no longer ones.
+pub(crate) const ID: usize = 255;
 /// How many requests wait in one work queue at the broker. All who use a queue have to agree on it, so it is no setting.
 #[cfg(any(feature = "memory", feature = "redis", feature = "amqp"))]
 pub(crate) const QUEUE_LENGTH: u16 = 10_000;
@@ -29,6 +31,8 @@ pub(crate) const QUEUE_LENGTH: u16 = 10_000;
 /// | [`body_in`](Self::body_in): a body that is taken, encoded | 1 MiB | 16 MiB |
 /// | [`body_out`](Self::body_out): a body that is sent, encoded | 1 MiB | 16 MiB |
 /// | [`depth`](Self::depth): arrays, objects and maps within each other, in a body that is taken | 64 | 100 |
+/// | [`inflated`](Self::inflated): what a [compressed](crate::Compression) body holds | 8 MiB | 64 MiB |
+/// | [`inflation_ratio`](Self::inflation_ratio): how many times its size that is, where it is over 1 MiB | 100 | 100,000 |
 /// | [`headers`](Self::headers): headers of a message, both ways | 64 | 256 |
 /// | [`header_bytes`](Self::header_bytes): their names and values together, both ways | 16 KiB | 32 KiB |
 /// | [`calls_in_flight`](Self::calls_in_flight): calls of the node's clients that wait for their reply | 10,000 | 1,000,000 |
@@ -55,6 +59,10 @@ pub struct Limits {
     pub body_out: usize,
     /// How deep arrays, objects and maps may be nested in a body that is taken. Default 64, at most 100.
     pub depth: usize,
+    /// The largest body that a compressed one unpacks to, in bytes. Default 8 MiB, at most 64 MiB.
+    pub inflated: usize,
+    /// How many times its size a compressed body may unpack to, where that is over 1 MiB. Default 100.
+    pub inflation_ratio: usize,
     /// How many headers a message may have that is sent or taken. Default 64, at most 256.
     pub headers: usize,
     /// How many bytes the names and values of all headers of a message may have. Default 16 KiB, at most 32 KiB.
@@ -76,6 +84,8 @@ impl Limits {
             body_in: 1024 * 1024,
             body_out: 1024 * 1024,
             depth: 64,
+            inflated: 8 * 1024 * 1024,
+            inflation_ratio: 100,
             headers: 64,
             header_bytes: 16 * 1024,
             calls_in_flight: 10_000,
@@ -110,6 +120,20 @@ impl Limits {
     #[must_use]
     pub const fn depth(mut self, levels: usize) -> Self {
         self.depth = levels;
+        self
+    }
+
+    /// Sets [`inflated`](Self#structfield.inflated).
+    #[must_use]
+    pub const fn inflated(mut self, bytes: usize) -> Self {
+        self.inflated = bytes;
+        self
+    }
+
+    /// Sets [`inflation_ratio`](Self#structfield.inflation_ratio).
+    #[must_use]
+    pub const fn inflation_ratio(mut self, times: usize) -> Self {
+        self.inflation_ratio = times;
         self
     }
 
@@ -157,6 +181,8 @@ impl Limits {
             ("body_in", self.body_in, HARD_BODY),
             ("body_out", self.body_out, HARD_BODY),
             ("depth", self.depth, HARD_DEPTH),
+            ("inflated", self.inflated, 64 * 1024 * 1024),
+            ("inflation_ratio", self.inflation_ratio, 100_000),
             ("headers", self.headers, HARD_HEADERS),
             ("header_bytes", self.header_bytes, HARD_HEADER_BYTES),
             ("calls_in_flight", self.calls_in_flight, 1_000_000),

@@ -24,6 +24,7 @@
 //! }
 //! ```
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::address::Address;
 use crate::codec::Codec;
-use crate::envelope::Headers;
+use crate::envelope::{Headers, Hidden, RESERVED};
 use crate::error::{Failure, Status, StatusCode};
 use crate::limits::{HEADER_NAME, HEADER_VALUE, Limits};
 use crate::transport::Accepted;
@@ -50,8 +51,8 @@ pub enum Kind {
     Publish,
 }
 
-/// One piece of work on its way.
-#[derive(Debug, Clone)]
+/// One piece of work on its way. `Debug` shows neither the body nor the values of the headers.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Invocation {
     /// What it is.
@@ -66,6 +67,18 @@ pub struct Invocation {
     pub codec: Codec,
     /// When the caller stops waiting.
     pub deadline: Instant,
+}
+
+impl fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invocation")
+            .field("kind", &self.kind)
+            .field("address", &self.address)
+            .field("headers", &self.headers)
+            .field("body", &Hidden(self.body.len()))
+            .field("codec", &self.codec)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Invocation {
@@ -87,8 +100,8 @@ impl Invocation {
     }
 }
 
-/// What came of an invocation that succeeded.
-#[derive(Debug, Clone, Default)]
+/// What came of an invocation that succeeded. `Debug` does not show the body.
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Reply {
     /// The encoded result; empty where there is none.
@@ -97,6 +110,16 @@ pub struct Reply {
     pub codec: Codec,
     /// Of what is not answered: what the broker said when it took the message.
     pub accepted: Option<Accepted>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("body", &Hidden(self.body.len()))
+            .field("codec", &self.codec)
+            .field("accepted", &self.accepted)
+            .finish()
+    }
 }
 
 impl Reply {
@@ -146,8 +169,8 @@ pub struct Next<'a> {
     end: &'a dyn End,
 }
 
-impl std::fmt::Debug for Next<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Next<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Next")
             .field("remaining", &self.chain.len())
             .finish()
@@ -198,7 +221,7 @@ pub(crate) fn check_headers(headers: &Headers, limits: &Limits) -> Result<(), Fa
         if name.is_empty() || name.len() > HEADER_NAME || !name.bytes().all(legal) {
             return refuse(name, "a name is 1 to 128 visible ASCII characters");
         }
-        if name.starts_with("commlib-") {
+        if name.starts_with(RESERVED) {
             return refuse(name, "names that start with `commlib-` are reserved");
         }
         if value.len() > HEADER_VALUE {

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 
 use crate::address::{Address, Pattern};
 use crate::codec::{self, Codec};
+use crate::compression::{self, Compression};
 use crate::envelope::{Dialect, Envelope};
 use crate::error::{ConnectError, Execution, LocalError, NodeError, Status, StatusCode};
-use crate::limits::Limits;
+use crate::limits::{ID, Limits};
 use crate::middleware::Middleware;
 use crate::rpc::{Budget, Server};
 use crate::runtime::pending::Pending;
@@ -68,25 +69,51 @@ pub(crate) struct Config {
     pub(crate) retries: Budget,
     pub(crate) dialect: Dialect,
     pub(crate) codec: Codec,
+    pub(crate) compression: Option<Compression>,
     pub(crate) namespace: Option<Address>,
     pub(crate) client_middleware: Vec<Arc<dyn Middleware>>,
     pub(crate) server_middleware: Vec<Arc<dyn Middleware>>,
 }
 
 impl Config {
-    /// Whether a message that was received is within the limits that the transports leave to others.
+    /// Unpacks a message that was received, and makes sure that it is within the limits that the transports leave to
+    /// others. How it was compressed, if it was.
     ///
     /// # Errors
-    /// Which it is over; what is refused for that did not run.
-    pub(crate) fn check_received(&self, message: &Envelope, codec: Codec) -> Result<(), Status> {
+    /// Which limit it is over, or why it can't be unpacked; what is refused for that did not run.
+    pub(crate) fn receive(
+        &self,
+        message: &mut Envelope,
+        codec: Codec,
+    ) -> Result<Option<Compression>, Status> {
         let headers = &message.meta.headers;
         if !headers.is_empty()
             && let Err(over) = headers.check(&self.limits)
         {
             return Err(Status::new(StatusCode::ResourceExhausted, over.to_string()));
         }
+        let id = message.meta.id.as_ref().map_or(0, String::len);
+        if id > ID {
+            let text = format!("the id of the message has {id} bytes, it may have {ID}");
+            return Err(Status::new(StatusCode::InvalidArgument, text));
+        }
+        let compression = self.unpack(message)?;
         codec::check_depth(codec, &message.data, self.limits.depth)
-            .map_err(|reason| Status::new(StatusCode::InvalidArgument, reason))
+            .map_err(|reason| Status::new(StatusCode::InvalidArgument, reason))?;
+        Ok(compression)
+    }
+
+    /// Unpacks the body of a message.
+    ///
+    /// # Errors
+    /// Why it can't be.
+    pub(crate) fn unpack(&self, message: &mut Envelope) -> Result<Option<Compression>, Status> {
+        let Some(encoding) = message.meta.content_encoding.take() else {
+            return Ok(None);
+        };
+        let (compression, data) = compression::inflate(&encoding, &message.data, &self.limits)?;
+        message.data = data;
+        Ok(Some(compression))
     }
 }
 

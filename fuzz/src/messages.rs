@@ -43,6 +43,7 @@ impl<'a> Arbitrary<'a> for Message {
                 timestamp: u.arbitrary()?,
                 timeout_ms: u.arbitrary()?,
                 content_type,
+                content_encoding: None,
                 headers,
                 error,
             },

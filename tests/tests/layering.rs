@@ -8,6 +8,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("address.rs", &[]),
     ("error.rs", &["codec"]),
     ("limits.rs", &[]),
+    ("compression.rs", &["error", "limits"]),
     ("codec.rs", &[]),
     ("envelope/", &["codec", "error", "envelope", "limits"]),
     ("message.rs", &[]),
@@ -24,6 +25,7 @@ const RULES: &[(&str, &[&str])] = &[
         &[
             "address",
             "codec",
+            "compression",
             "envelope",
             "error",
             "Execution",
@@ -42,6 +44,7 @@ const RULES: &[(&str, &[&str])] = &[
         &[
             "address",
             "codec",
+            "compression",
             "envelope",
             "error",
             "limits",
@@ -59,6 +62,7 @@ const RULES: &[(&str, &[&str])] = &[
             "StatusCode",
             "address",
             "codec",
+            "compression",
             "envelope",
             "error",
             "limits",
@@ -76,6 +80,7 @@ const RULES: &[(&str, &[&str])] = &[
         &[
             "address",
             "codec",
+            "compression",
             "envelope",
             "error",
             "limits",

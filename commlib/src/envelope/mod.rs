@@ -8,6 +8,8 @@ pub mod commlib_py;
 pub(crate) mod msgpack;
 pub mod native;
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::codec::{self, Codec};
@@ -20,6 +22,9 @@ pub const JSON: &str = Codec::Json.content_type();
 /// The wire code of an error that is the method's own.
 pub const APPLICATION: &str = "application";
 
+/// Headers whose name begins like this are fields of the message where the broker has only headers to put them in.
+pub(crate) const RESERVED: &str = "commlib-";
+
 /// Which form a client or publisher writes. Servers and subscribers recognise the form of each message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -31,13 +36,31 @@ pub enum Dialect {
     CommlibPy,
 }
 
-/// A message.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// A message. `Debug` shows how long the body is, not what is in it.
+#[derive(Clone, Default, PartialEq)]
 pub struct Envelope {
     /// The encoded body, JSON unless [`Meta::content_type`] says otherwise. Empty where there is none.
     pub data: Bytes,
     /// What is said about it.
     pub meta: Meta,
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Envelope")
+            .field("data", &Hidden(self.data.len()))
+            .field("meta", &self.meta)
+            .finish()
+    }
+}
+
+/// Stands for bytes that may be a secret.
+pub(crate) struct Hidden(pub(crate) usize);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{} bytes>", self.0)
+    }
 }
 
 /// What a message says about itself.
@@ -55,15 +78,25 @@ pub struct Meta {
     pub timeout_ms: Option<u64>,
     /// The form of the body; `None` is JSON.
     pub content_type: Option<String>,
+    /// How the body is compressed; `None` is not at all.
+    pub content_encoding: Option<String>,
     /// What users and middleware add.
     pub headers: Headers,
     /// On a reply, why there is no result.
     pub error: Option<WireError>,
 }
 
-/// Headers in the order in which they were added; names are compared exactly.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Headers in the order in which they were added; names are compared exactly. `Debug` shows the names and how long the
+/// values are: a value may be a token.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = self.iter().map(|(name, value)| (name, Hidden(value.len())));
+        f.debug_map().entries(hidden).finish()
+    }
+}
 
 impl Headers {
     /// No headers.
@@ -91,9 +124,11 @@ impl Headers {
     }
 
     /// Sets a header of a message that is being read. Those over what any limit allows are left out, so that a peer who
-    /// sends very many costs no more than their bytes; that there are more than may be, [`check`](Self::check) tells.
+    /// sends very many costs no more than their bytes; that there are more than may be, [`check`](Self::check) tells. Names
+    /// that are reserved for the fields of messages are none of a header, wherever they stand.
     pub(crate) fn receive(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        if self.0.len() <= HARD_HEADERS {
+        let name = name.into();
+        if self.0.len() <= HARD_HEADERS && !name.starts_with(RESERVED) {
             self.insert(name, value);
         }
     }
@@ -156,7 +191,7 @@ pub(crate) struct HeadersOver {
 }
 
 /// The error of a reply, as it travels.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct WireError {
     /// A status code, or [`APPLICATION`] for the method's own error.
     pub code: String,
@@ -167,6 +202,17 @@ pub struct WireError {
     pub details: Bytes,
     /// What happened to the work.
     pub execution: Option<Execution>,
+}
+
+impl fmt::Debug for WireError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireError")
+            .field("code", &self.code)
+            .field("message", &self.message)
+            .field("details", &Hidden(self.details.len()))
+            .field("execution", &self.execution)
+            .finish()
+    }
 }
 
 impl From<&Status> for WireError {

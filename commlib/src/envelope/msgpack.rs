@@ -45,9 +45,13 @@ pub(super) fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
         }
     }
     write_text(&mut out, "properties");
-    write_map(&mut out, 1);
+    write_map(&mut out, 1 + usize::from(meta.content_encoding.is_some()));
     write_text(&mut out, "content_type");
     write_text(&mut out, meta.content_type.as_deref().unwrap_or(JSON));
+    if let Some(encoding) = &meta.content_encoding {
+        write_text(&mut out, "content_encoding");
+        write_text(&mut out, encoding);
+    }
     if !meta.headers.is_empty() {
         write_text(&mut out, "headers");
         write_map(&mut out, meta.headers.len());
@@ -126,7 +130,7 @@ fn read_meta(bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Meta, Fault> {
             Token::Text(b"reply_to") => meta.reply_to = text(reader)?,
             Token::Text(b"timestamp") => meta.timestamp = number(reader)?,
             Token::Text(b"timeout_ms") => meta.timeout_ms = number(reader)?,
-            Token::Text(b"properties") => meta.content_type = content_type(reader)?,
+            Token::Text(b"properties") => (meta.content_type, meta.content_encoding) = properties(reader)?,
             Token::Text(b"headers") => meta.headers = headers(reader)?,
             Token::Text(b"error") => meta.error = error(bytes, reader)?,
             Token::Text(_) => reader.skip()?,
@@ -136,11 +140,13 @@ fn read_meta(bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Meta, Fault> {
     Ok(meta)
 }
 
-fn content_type(reader: &mut Reader<'_>) -> Result<Option<String>, Fault> {
-    let mut found = None;
+/// The content type and the content encoding.
+fn properties(reader: &mut Reader<'_>) -> Result<(Option<String>, Option<String>), Fault> {
+    let mut found = (None, None);
     for _ in 0..map_or_nil(reader, "`properties` is a map")? {
         match reader.token()? {
-            Token::Text(b"content_type") => found = text(reader)?.filter(|name| name != JSON),
+            Token::Text(b"content_type") => found.0 = text(reader)?.filter(|name| name != JSON),
+            Token::Text(b"content_encoding") => found.1 = text(reader)?,
             Token::Text(_) => reader.skip()?,
             _ => return Err(reader.fault("a key is no text")),
         }
@@ -362,12 +368,13 @@ mod tests {
             id in prop::option::of(text()), correlation_id in prop::option::of(text()),
             reply_to in prop::option::of(text()), timestamp in any::<Option<u64>>(), timeout_ms in any::<Option<u64>>(),
             content_type in prop::option::of(text().prop_filter("the default is left out", |text| text != JSON)),
+            content_encoding in prop::option::of(text()),
             headers in prop::collection::vec((text(), text()), 0..20),
             error in prop::option::of((text(), text(), prop::collection::vec(any::<u8>(), 0..40))),
             data in prop::collection::vec(any::<u8>(), 0..300),
         ) {
             let mut message = Envelope { data: data.into(), meta: Meta {
-                id, correlation_id, reply_to, timestamp, timeout_ms, content_type, ..Meta::default()
+                id, correlation_id, reply_to, timestamp, timeout_ms, content_type, content_encoding, ..Meta::default()
             }};
             for (name, value) in headers {
                 message.meta.headers.insert(name, value);

@@ -19,7 +19,7 @@ use crate::error::Execution;
 #[must_use]
 pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
     let meta = &message.meta;
-    if meta.content_type.is_some() {
+    if meta.content_type.is_some() || meta.content_encoding.is_some() {
         return msgpack::encode(message, reply_to);
     }
     let mut out = Vec::with_capacity(message.data.len() + 256);
@@ -198,6 +198,8 @@ fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
                 .and_then(|properties| properties.content_type)
                 .filter(|content_type| content_type != JSON)
                 .map(owned),
+            // What is compressed travels in MessagePack.
+            content_encoding: None,
             headers: meta.headers,
             error: meta.error.map(|error| WireError {
                 code: error.code.into_owned(),

@@ -13,6 +13,7 @@ use tokio::sync::OnceCell;
 use super::{Config, Inner, Node, URL_VARIABLE};
 use crate::address::Address;
 use crate::codec::Codec;
+use crate::compression::Compression;
 use crate::envelope::Dialect;
 use crate::error::ConnectError;
 use crate::limits::Limits;
@@ -45,6 +46,7 @@ pub struct NodeBuilder {
     retry_budget: RetryBudget,
     dialect: Option<Dialect>,
     codec: Option<Codec>,
+    compression: Option<Compression>,
     namespace: Option<String>,
     tls: Option<Tls>,
     reply_route: Option<ReplyRoute>,
@@ -63,6 +65,7 @@ impl Default for NodeBuilder {
             retry_budget: RetryBudget::default(),
             dialect: None,
             codec: None,
+            compression: None,
             namespace: None,
             tls: None,
             reply_route: None,
@@ -153,6 +156,16 @@ impl NodeBuilder {
         self
     }
 
+    /// How this node's clients and publishers compress bodies of 1 KiB and more; the URL's `compression` says it too. Default:
+    /// not at all.
+    ///
+    /// Servers and subscribers read every compression that their build has, and servers answer compressed requests in the
+    /// same way. A peer that lacks it refuses the message, saying so. It needs the feature `compression` of the crate commlib.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
     /// Puts everything of this node below some levels: with the namespace `robot1`, `sensors.sonar` is
     /// `robot1.sensors.sonar` at the broker. Nodes talk to each other within one namespace. Default: none.
     pub fn namespace(mut self, levels: impl Into<String>) -> Self {
@@ -210,6 +223,10 @@ impl NodeBuilder {
             _ => Codec::Json,
         });
         check_codec(codec, dialect)?;
+        let compression = self.compression.or(url
+            .setting("compression")
+            .and_then(Compression::from_content_encoding));
+        check_compression(compression, dialect)?;
         self.limits.check().map_err(ConnectError::Settings)?;
         let namespace = self
             .namespace
@@ -240,6 +257,7 @@ impl NodeBuilder {
                     retries: Budget::new(self.retry_budget),
                     dialect,
                     codec,
+                    compression,
                     namespace,
                     client_middleware: self.client_middleware,
                     server_middleware: self.server_middleware,
@@ -264,6 +282,21 @@ impl NodeBuilder {
             }
         };
         self.connect(&url).await
+    }
+}
+
+/// Whether bodies of the dialect can be compressed like this, and by this build.
+fn check_compression(compression: Option<Compression>, dialect: Dialect) -> Result<(), ConnectError> {
+    let fail = |text: &str| Err(ConnectError::Settings(text.to_owned()));
+    match compression {
+        Some(compression) if !compression.is_built() => {
+            fail("this build has no compression; enable the feature `compression` of the crate commlib")
+        }
+        Some(_) if dialect != Dialect::Native => fail(
+            "messages of the dialect commlib-py do not say that they are compressed, so that no peer could know; leave \
+             out the compression, or connect without the dialect",
+        ),
+        _ => Ok(()),
     }
 }
 

@@ -19,11 +19,13 @@ use crate::runtime::{id, now_micros};
 use crate::transport::{Accepted, PublishOptions, Published, Request};
 
 impl Node {
+    /// What is sent of an invocation; compressed if that is wanted and `packs` says that it may be.
     pub(super) fn envelope(
         &self,
         id: String,
         invocation: Invocation,
         now: Instant,
+        packs: bool,
     ) -> Result<Envelope, Failure> {
         let limits = &self.inner.config.limits;
         check_headers(&invocation.headers, limits)?;
@@ -37,13 +39,24 @@ impl Node {
             .into());
         }
         let left = invocation.deadline.saturating_duration_since(now);
+        let packed = self
+            .inner
+            .config
+            .compression
+            .filter(|_| packs)
+            .and_then(|compression| Some((compression, compression.deflate(&invocation.body)?)));
+        let (encoding, data) = match packed {
+            Some((compression, packed)) => (Some(compression.content_encoding().to_owned()), packed),
+            None => (None, invocation.body),
+        };
         Ok(Envelope {
-            data: invocation.body,
+            data,
             meta: Meta {
                 id: Some(id),
                 timestamp: Some(now_micros()),
                 timeout_ms: (invocation.kind != Kind::Publish).then(|| whole_ms(left)),
                 content_type: invocation.codec.said(),
+                content_encoding: encoding,
                 headers: invocation.headers,
                 ..Meta::default()
             },
@@ -76,7 +89,12 @@ impl Node {
         self.inner.inbox.initialized() && self.inner.config.client_middleware.is_empty()
     }
 
-    pub(crate) fn take_reply(&self, reply: Envelope) -> Outcome {
+    pub(crate) fn take_reply(&self, mut reply: Envelope) -> Outcome {
+        // Whatever is wrong with it, it is there, so the method ran.
+        self.inner
+            .config
+            .unpack(&mut reply)
+            .map_err(|status| status.with_execution(Execution::Failed))?;
         let depth = self.inner.config.limits.depth;
         let codec = Codec::of(reply.meta.content_type.as_deref()).and_then(|codec| {
             let body = match &reply.meta.error {
@@ -105,7 +123,8 @@ impl Node {
     async fn oneway(&self, invocation: Invocation, durable: bool) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let message = self.envelope(id::random(), invocation, Instant::now())?;
+        // What is kept is read long after its sender knew who reads it.
+        let message = self.envelope(id::random(), invocation, Instant::now(), !durable)?;
         let accepted = self
             .when_connected(deadline, || {
                 let time_to_live = deadline.saturating_duration_since(Instant::now());
@@ -139,8 +158,9 @@ impl Node {
     ) -> Result<Begun, Failure> {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
+        let packs = options.durable.is_none();
         // The message does not say how much time is left, so the time does not matter.
-        let message = self.envelope(id::random(), invocation, deadline)?;
+        let message = self.envelope(id::random(), invocation, deadline, packs)?;
         match self.inner.transport.publish_now(&address, message, options) {
             Published::Done(Ok(accepted)) => Ok(Begun::Accepted(accepted)),
             Published::Done(Err(error)) => Err(Status::from(error).into()),

@@ -25,7 +25,6 @@ use crate::trace::TraceContext;
 use crate::transport::Accepted;
 
 /// What both builders hold.
-#[derive(Debug)]
 pub(super) struct Parts {
     pub(super) node: Node,
     address: Address,
@@ -240,9 +239,16 @@ impl<T: Message, E: ServiceError> IntoFuture for Call<T, E> {
 /// # Errors
 /// [`NodeError`]: nothing was sent, or the broker refused it or nobody serves it where the transport can tell.
 #[must_use = "a request is not sent until it is awaited"]
-#[derive(Debug)]
 pub struct Oneway {
     pub(super) parts: Parts,
+}
+
+impl fmt::Debug for Oneway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Oneway")
+            .field("address", &self.parts.address)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Oneway {

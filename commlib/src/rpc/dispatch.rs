@@ -145,10 +145,13 @@ impl RequestSink for Dispatcher {
                 return refuse(responder, &Status::new(StatusCode::InvalidArgument, reason));
             }
         };
-        if let Err(status) = server.node.config().check_received(&message, codec) {
-            tracing::warn!(address = %method.descriptor.address, %status, "refused a request over a limit");
-            return refuse(responder, &status);
-        }
+        let compression = match server.node.config().receive(&mut message, codec) {
+            Ok(compression) => compression,
+            Err(status) => {
+                tracing::warn!(address = %method.descriptor.address, %status, "refused a request that can't be taken");
+                return refuse(responder, &status);
+            }
+        };
         let received = Received::now();
         let deadline = match server.admit(method.descriptor, &message.meta, redelivered, received) {
             Ok(deadline) => deadline,
@@ -162,6 +165,7 @@ impl RequestSink for Dispatcher {
             has_timeout: message.meta.timeout_ms.is_some(),
             cancel: Arc::new(Cancel::new(message.meta.id.take())),
             codec,
+            compression,
             responder,
             once: None,
         };

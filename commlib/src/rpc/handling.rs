@@ -14,6 +14,7 @@ use super::dispatch::{Received, Server};
 use super::once::Once;
 use super::{HandlerResult, MethodDescriptor, RequestContext};
 use crate::codec::Codec;
+use crate::compression::Compression;
 use crate::envelope::{Envelope, Meta};
 use crate::error::{Execution, Failure, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
@@ -35,6 +36,8 @@ pub(super) struct Handling {
     pub(super) has_timeout: bool,
     pub(super) cancel: Arc<Cancel>,
     pub(super) codec: Codec,
+    /// How the request was compressed.
+    pub(super) compression: Option<Compression>,
     pub(super) responder: Box<dyn Responder>,
     /// Of a durable method.
     pub(super) once: Option<Arc<Once>>,
@@ -269,7 +272,16 @@ impl Handling {
         };
         match result {
             Ok(Reply { body, codec, .. }) => {
-                reply.data = body;
+                let packed = self
+                    .compression
+                    .and_then(|compression| Some((compression, compression.deflate(&body)?)));
+                reply.data = match packed {
+                    Some((compression, packed)) => {
+                        reply.meta.content_encoding = Some(compression.content_encoding().to_owned());
+                        packed
+                    }
+                    None => body,
+                };
                 reply.meta.content_type = codec.said();
             }
             Err(failure) => {

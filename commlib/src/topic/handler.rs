@@ -286,7 +286,7 @@ impl Worker {
     async fn handle(&self, received: TopicMessage) {
         let TopicMessage {
             address,
-            message,
+            mut message,
             permit,
             tracked,
         } = local(self.node.config().namespace.as_ref(), received);
@@ -309,7 +309,7 @@ impl Worker {
                 return self.settle(tracked, Verdict::Dead(reason));
             }
         };
-        if let Err(status) = self.node.config().check_received(&message, codec) {
+        if let Err(status) = self.node.config().receive(&mut message, codec) {
             tracing::warn!(topic = address, %status, "a topic message was not handled");
             return self.settle(tracked, Verdict::Dead(status.message));
         }

@@ -379,15 +379,17 @@ fn decode<M: Message, C: Captures>(
     received: TopicMessage,
     attempt: u32,
 ) -> Result<Received<M, C>, RecvError> {
-    let TopicMessage { address, message, .. } = received;
-    let read = || {
+    let TopicMessage {
+        address, mut message, ..
+    } = received;
+    let mut read = || {
         let levels = topic
             .and_then(|topic| topic.template.extract(&address))
             .unwrap_or_default();
         let captures = C::from_levels(&levels).map_err(|error| error.to_string())?;
         let codec = Codec::of(message.meta.content_type.as_deref())?;
         config
-            .check_received(&message, codec)
+            .receive(&mut message, codec)
             .map_err(|status| status.message)?;
         Ok((codec::decode(codec, &message.data)?, captures))
     };

@@ -5,6 +5,7 @@
 //! handled, to be delivered again later, or dead. One that dies unsettled, or is dropped, goes to another member. How
 //! often a message is tried and how long it rests is decided above; a transport only counts the deliveries.
 
+use std::fmt;
 use std::time::Duration;
 #[cfg(any(feature = "memory", feature = "amqp"))]
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use crate::address::{Address, Pattern};
-use crate::envelope::{Envelope, Headers};
+use crate::envelope::{Envelope, Headers, Hidden};
 use crate::error::{Status, StatusCode};
 
 /// Where an accepted message is kept for groups that are away: what it survives. In rising order.
@@ -107,8 +108,8 @@ pub trait Settle: Send + Sync {
     fn dead(self: Box<Self>, reason: String);
 }
 
-/// A message that a group gave up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A message that a group gave up. `Debug` shows neither the body nor the values of the headers.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// Names it at the broker.
@@ -129,6 +130,19 @@ pub struct DeadLetter {
     pub timestamp: Option<u64>,
     /// When it was given up, in µs since 1970 UTC.
     pub died: Option<u64>,
+}
+
+impl fmt::Debug for DeadLetter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeadLetter")
+            .field("id", &self.id)
+            .field("topic", &self.topic)
+            .field("reason", &self.reason)
+            .field("attempts", &self.attempts)
+            .field("body", &Hidden(self.body.len()))
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is done with a dead letter.

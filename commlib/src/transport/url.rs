@@ -58,11 +58,20 @@ impl Scheme {
 
     const fn settings(self) -> &'static [&'static str] {
         match self {
-            Self::Memory => &["codec"],
-            Self::Redis | Self::RedisUnix => &["codec", "dialect"],
-            Self::Rediss => &["codec", "dialect", "ca", "cert", "key"],
-            Self::Amqp => &["codec", "dialect", "reply", "heartbeat"],
-            Self::Amqps => &["codec", "dialect", "reply", "heartbeat", "ca", "cert", "key"],
+            Self::Memory => &["codec", "compression"],
+            Self::Redis | Self::RedisUnix => &["codec", "compression", "dialect"],
+            Self::Rediss => &["codec", "compression", "dialect", "ca", "cert", "key"],
+            Self::Amqp => &["codec", "compression", "dialect", "reply", "heartbeat"],
+            Self::Amqps => &[
+                "codec",
+                "compression",
+                "dialect",
+                "reply",
+                "heartbeat",
+                "ca",
+                "cert",
+                "key",
+            ],
         }
     }
 }
@@ -96,7 +105,8 @@ impl fmt::Debug for Secret {
 /// | `amqps://…` | the same over TLS, port 5671 |
 ///
 /// User, password and virtual host are percent-decoded. Settings after `?`: `codec=msgpack` for clients and publishers
-/// that write MessagePack ([`NodeBuilder::codec`](crate::NodeBuilder::codec)); `dialect=commlib-py` for clients and
+/// that write MessagePack ([`NodeBuilder::codec`](crate::NodeBuilder::codec)); `compression=zlib` or `compression=zstd`
+/// for those that compress ([`NodeBuilder::compression`](crate::NodeBuilder::compression)); `dialect=commlib-py` for clients and
 /// publishers whose peers run commlib-py; on AMQP `reply=queue` for a reply queue in place of Direct Reply-to and
 /// `heartbeat=SECONDS`; over TLS `ca=FILE` for the authority to trust in place of those of the system, and `cert=FILE&key=FILE`
 /// for a client certificate, all as PEM ([`Tls`](crate::Tls)). Unknown settings and fragments are errors. `Debug` and errors never show the password.
@@ -201,6 +211,7 @@ impl BrokerUrl {
         let fine = match name {
             "dialect" => matches!(value, "native" | "commlib-py"),
             "codec" => matches!(value, "json" | "msgpack"),
+            "compression" => matches!(value, "zlib" | "zstd"),
             "reply" => matches!(value, "direct" | "queue"),
             "heartbeat" => value.parse::<u16>().is_ok_and(|seconds| seconds > 0),
             "ca" | "cert" | "key" => !value.is_empty(),
@@ -210,6 +221,7 @@ impl BrokerUrl {
             let wanted = match name {
                 "dialect" => "`native` or `commlib-py`",
                 "codec" => "`json` or `msgpack`",
+                "compression" => "`zlib` or `zstd`",
                 "reply" => "`direct` or `queue`",
                 "heartbeat" => "a number of seconds from 1 to 65535",
                 "ca" | "cert" | "key" => "the path of a file",

@@ -153,10 +153,25 @@ pub async fn forged_reply_addresses_are_not_written_to(world: World) {
         "commlib.reply.aaaaaaaaaaaaaaaaaaaaaaa*",
         "rpc-ABCDEFABCDEFABCDEFABCDEFABCDEFAB",
         "a\r\nb",
+        "secret",
+        "amq.gen-JzTY20BRgKO-HjmUJj0wLg",
+        "amq.rabbitmq.reply-to.",
+        "amq.rabbitmq.reply-to.g2dk\u{e9}",
+        "amq.rabbitmq.reply-to.a b",
+        "commlib.reply.aaaaaaaaaaaaaaaaaaaaaaaaa",
+        "commlib:reply:aaaaaaaaaaaaaaaaaaaaaaaa.b",
+        "rpc-0123456789abcdef0123456789abcdef0",
         long.as_str(),
     ];
     for reply_to in forged {
         raw.request_to(&add, br#"{"a":1,"b":2}"#, reply_to, 10_000).await;
+    }
+    if !matches!(raw, Raw::Amqp { .. }) {
+        // Bytes that are no text at all, where an address of a reply stands.
+        let mut item = b"{\"data\":{\"a\":1,\"b\":2},\"meta\":{\"id\":\"i\",\"reply_to\":\"".to_vec();
+        item.extend([0xff; 255]);
+        item.extend(b"\"}}");
+        raw.push(&add, &item).await;
     }
     unharmed(&world, &served).await;
     for reply_to in forged {
@@ -164,6 +179,57 @@ pub async fn forged_reply_addresses_are_not_written_to(world: World) {
             assert!(!raw.written(reply_to).await, "{reply_to:?} was written to");
         }
     }
+}
+
+pub async fn what_a_peer_calls_its_headers_changes_nothing(world: World) {
+    let _served = world.serve().await;
+    let probe = ProbeClient::new(&world.node().await);
+    // Everything that the runtime derives has a name that a header may have too.
+    let mut call = probe.echo("text".to_owned()).timeout(SOON);
+    for name in [
+        "timeout_ms",
+        "timestamp",
+        "id",
+        "correlation_id",
+        "reply_to",
+        "address",
+        "content_type",
+        "error",
+    ] {
+        call = call.header(name, "1");
+    }
+    let seen = call.await.unwrap();
+    assert_eq!(seen["address"], "probe.echo");
+    assert_eq!(seen["reply_to"], "1");
+    for name in ["commlib-timeout-ms", "commlib-error-code", "commlib-x"] {
+        let error = probe.add(1, 2).header(name, "1").await.unwrap_err();
+        assert_eq!(error.execution(), commlib::Execution::DidNotRun);
+        assert!(error.to_string().contains("reserved"), "{error}");
+    }
+    // One that does not keep to that is not heard.
+    let raw = world.raw().await;
+    let answer = raw
+        .call_with_header(&world.address("probe.echo"), br#"{"text":""}"#, "commlib-x")
+        .await;
+    assert_eq!(answer.error, None, "{answer:?}");
+    assert!(
+        answer.data["commlib-x"].is_null() && answer.data["other"] == "value",
+        "{answer:?}"
+    );
+}
+
+pub async fn errors_tell_a_peer_nothing_of_the_inside(world: World) {
+    let (_served, raw, add) = setup(&world).await;
+    for body in [r#"{"a":"canary","b":2}"#, r#"{"a":1}"#, "\"canary\""] {
+        let answer = raw.call(&add, body.as_bytes()).await;
+        refused(&answer, "invalid_argument");
+        assert!(!answer.message.contains("canary"), "{answer:?}");
+    }
+    let answer = raw.call(&world.address("probe.panic"), b"{}").await;
+    assert_eq!(
+        (answer.error.as_deref(), &*answer.message, &*answer.execution),
+        (Some("internal"), "the handler failed", "failed")
+    );
 }
 
 pub async fn an_unknown_method_is_refused(world: World) {

@@ -34,6 +34,7 @@ pub trait Probe {
     async fn time_left(&self, ctx: &RequestContext) -> u64;
     async fn panic(&self);
     async fn bytes(&self, size: usize) -> String;
+    async fn length(&self, text: String) -> usize;
     /// Arrays within each other.
     async fn nested(&self, depth: usize) -> serde_json::Value;
     /// Calls itself through the broker, `depth` times.
@@ -131,6 +132,10 @@ impl Probe for Prober {
 
     async fn bytes(&self, size: usize) -> String {
         "x".repeat(size)
+    }
+
+    async fn length(&self, text: String) -> usize {
+        text.len()
     }
 
     async fn nested(&self, depth: usize) -> serde_json::Value {

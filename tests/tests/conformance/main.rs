@@ -9,6 +9,7 @@ mod bad_input;
 mod calls;
 mod clauses;
 mod codecs;
+mod compressed;
 mod contract;
 mod durable;
 mod durable_calls;
@@ -114,6 +115,12 @@ on_every_transport! {
             bad_message_pack_is_an_invalid_argument
             message_pack_over_the_servers_limit_is_refused
         }
+        compressed {
+            bodies_are_compressed_both_ways
+            topic_messages_are_compressed
+            an_unknown_encoding_is_refused
+            what_unpacks_to_too_much_is_refused
+        }
         limits {
             a_body_may_be_smaller_in_one_direction
             too_many_headers_are_refused_on_both_sides
@@ -144,6 +151,8 @@ on_every_transport! {
             deep_nesting_is_an_invalid_argument
             a_body_over_the_servers_limit_is_refused
             forged_reply_addresses_are_not_written_to
+            what_a_peer_calls_its_headers_changes_nothing
+            errors_tell_a_peer_nothing_of_the_inside
             an_unknown_method_is_refused
             unusable_topic_messages_do_not_stop_a_subscription
         }

@@ -138,7 +138,8 @@ impl Raw {
     pub async fn request_to(&self, address: &str, body: &[u8], reply_to: &str, timeout_ms: u64) {
         match self {
             Self::Memory(_) | Self::Redis { .. } => {
-                self.push(address, &envelope(body, reply_to, timeout_ms)).await;
+                self.push(address, &envelope(body, reply_to, timeout_ms, &[]))
+                    .await;
             }
             Self::Amqp { channel, .. } => {
                 let Some(properties) = amqp_properties(reply_to, timeout_ms) else {
@@ -151,13 +152,27 @@ impl Raw {
 
     /// Sends a native request with these bytes as its body and waits for the answer.
     pub async fn call(&self, address: &str, body: &[u8]) -> Answer {
-        let answer = self.try_call(address, None, body, SOON).await;
+        let answer = self.try_call(address, None, &[], body, SOON).await;
         answer.unwrap_or_else(|| panic!("{address} did not answer within {SOON:?}"))
     }
 
     /// The same with a body of a content type. The answer has to be in JSON.
     pub async fn call_as(&self, address: &str, content_type: &str, body: &[u8]) -> Answer {
-        let answer = self.try_call(address, Some(content_type), body, SOON).await;
+        let answer = self.try_call(address, Some(content_type), &[], body, SOON).await;
+        answer.unwrap_or_else(|| panic!("{address} did not answer within {SOON:?}"))
+    }
+
+    /// The same with a body of JSON that is said to be of a content encoding.
+    pub async fn call_encoded(&self, address: &str, encoding: &str, body: &[u8]) -> Answer {
+        let kind = format!("application/json;{encoding}");
+        let answer = self.try_call(address, Some(&kind), &[], body, SOON).await;
+        answer.unwrap_or_else(|| panic!("{address} did not answer within {SOON:?}"))
+    }
+
+    /// The same with a header of this name, and one that is called `other`.
+    pub async fn call_with_header(&self, address: &str, body: &[u8], name: &str) -> Answer {
+        let headers = [(name, "1"), ("other", "value")];
+        let answer = self.try_call(address, None, &headers, body, SOON).await;
         answer.unwrap_or_else(|| panic!("{address} did not answer within {SOON:?}"))
     }
 
@@ -165,11 +180,12 @@ impl Raw {
         &self,
         address: &str,
         content_type: Option<&str>,
+        headers: &[(&str, &str)],
         body: &[u8],
         limit: Duration,
     ) -> Option<Answer> {
         let item = |reply_to: &str| match content_type {
-            None => envelope(body, reply_to, 10_000),
+            None => envelope(body, reply_to, 10_000, headers),
             Some(content_type) => envelope_as(body, content_type, Some(reply_to)),
         };
         let id: String = (0..24)
@@ -209,8 +225,18 @@ impl Raw {
                     .expect("Direct Reply-to");
                 let mut properties = amqp_properties("amq.rabbitmq.reply-to", 10_000).expect("it fits");
                 if let Some(content_type) = content_type {
+                    let (content_type, encoding) = with_encoding(content_type);
                     properties = properties.with_content_type(content_type.into());
+                    if let Some(encoding) = encoding {
+                        properties = properties.with_content_encoding(encoding.into());
+                    }
                 }
+                let mut table = properties.headers().clone().unwrap_or_default();
+                for (name, value) in headers {
+                    let value = lapin::types::AMQPValue::LongString((*value).into());
+                    table.insert((*name).into(), value);
+                }
+                let properties = properties.with_headers(table);
                 amqp_publish(channel, "", address, body, properties).await;
                 let delivery = tokio::time::timeout(limit, replies.next())
                     .await
@@ -274,13 +300,17 @@ impl Raw {
     }
 }
 
-fn envelope(body: &[u8], reply_to: &str, timeout_ms: u64) -> Vec<u8> {
+fn envelope(body: &[u8], reply_to: &str, timeout_ms: u64, headers: &[(&str, &str)]) -> Vec<u8> {
+    let headers: serde_json::Map<_, _> = headers
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
+        .collect();
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .expect("after 1970");
     let meta = json!({
         "timestamp": u64::try_from(now.as_micros()).expect("in range"), "reply_to": reply_to, "id": "raw-1",
-        "timeout_ms": timeout_ms, "properties": { "content_type": "application/json", "content_encoding": "utf8" },
+        "timeout_ms": timeout_ms, "headers": headers, "properties": { "content_type": "application/json", "content_encoding": "utf8" },
     });
     let mut item = b"{\"meta\":".to_vec();
     item.extend_from_slice(meta.to_string().as_bytes());
@@ -288,6 +318,14 @@ fn envelope(body: &[u8], reply_to: &str, timeout_ms: u64) -> Vec<u8> {
     item.extend_from_slice(body);
     item.push(b'}');
     item
+}
+
+/// A content type, and the content encoding that may stand behind it.
+fn with_encoding(content_type: &str) -> (&str, Option<&str>) {
+    match content_type.split_once(';') {
+        Some((content_type, encoding)) => (content_type, Some(encoding)),
+        None => (content_type, None),
+    }
 }
 
 /// The envelope of MessagePack, which holds bodies of any content type.
@@ -306,9 +344,14 @@ fn envelope_as(body: &[u8], content_type: &str, reply_to: Option<&str>) -> Vec<u
     text(&mut item, "id");
     text(&mut item, "raw-1");
     text(&mut item, "properties");
-    item.push(0x81);
+    let (content_type, encoding) = with_encoding(content_type);
+    item.push(if encoding.is_some() { 0x82 } else { 0x81 });
     text(&mut item, "content_type");
     text(&mut item, content_type);
+    if let Some(encoding) = encoding {
+        text(&mut item, "content_encoding");
+        text(&mut item, encoding);
+    }
     if let Some(reply_to) = reply_to {
         text(&mut item, "reply_to");
         text(&mut item, reply_to);

@@ -10,12 +10,11 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::codec::Codec;
-use crate::envelope::{Dialect, Envelope, JSON, Malformed, Meta, WireError, commlib_py, native};
+use crate::compression::is_identity;
+use crate::envelope::{Dialect, Envelope, JSON, Malformed, Meta, RESERVED, WireError, commlib_py, native};
 use crate::error::{Execution, StatusCode};
 use crate::transport::{ReplyRoute, Taken, TransportError, TransportErrorKind};
 
-/// Names in the headers table that are ours.
-const RESERVED: &str = "commlib-";
 const TIMEOUT: &str = "commlib-timeout-ms";
 const TIMESTAMP: &str = "commlib-timestamp-us";
 const ERROR_CODE: &str = "commlib-error-code";
@@ -166,6 +165,9 @@ pub(super) fn reply(reply: &Envelope, question: &Question) -> (BasicProperties, 
     if let Some(content_type) = &meta.content_type {
         properties = properties.with_content_type(name(content_type));
     }
+    if let Some(encoding) = &meta.content_encoding {
+        properties = properties.with_content_encoding(name(encoding));
+    }
     if let Some(id) = &meta.id {
         properties = properties.with_message_id(name(id));
     }
@@ -217,6 +219,9 @@ fn with_meta(
     if let Some(content_type) = &meta.content_type {
         properties = properties.with_content_type(short("content type", content_type)?);
     }
+    if let Some(encoding) = &meta.content_encoding {
+        properties = properties.with_content_encoding(short("content encoding", encoding)?);
+    }
     if let Some(timestamp) = meta.timestamp {
         properties = properties.with_timestamp(timestamp);
     }
@@ -233,7 +238,7 @@ fn marked(
     message: &Envelope,
     misleads: impl FnOnce(&[u8]) -> bool,
 ) -> BasicProperties {
-    let is_json = message.meta.content_type.is_none();
+    let is_json = message.meta.content_type.is_none() && message.meta.content_encoding.is_none();
     if is_json && (message.data.len() > CHECKED || misleads(&message.data)) {
         properties.with_type(name(kind))
     } else {
@@ -362,12 +367,18 @@ pub(super) fn read_topic(properties: &BasicProperties, body: Bytes) -> Result<En
     Ok(bare(properties, body))
 }
 
-/// Whether the body is of a content type that is not JSON, so that there is nothing to look for in it.
+/// How the body is compressed, if it is.
+fn encoding(properties: &BasicProperties) -> Option<String> {
+    owned(properties.content_encoding()).filter(|encoding| !is_identity(encoding))
+}
+
+/// Whether the body is compressed or of a content type that is not JSON, so that there is nothing to look for in it.
 fn says_not_json(properties: &BasicProperties) -> bool {
-    properties
-        .content_type()
-        .as_ref()
-        .is_some_and(|name| Codec::from_content_type(name.as_str()) != Some(Codec::Json))
+    encoding(properties).is_some()
+        || properties
+            .content_type()
+            .as_ref()
+            .is_some_and(|name| Codec::from_content_type(name.as_str()) != Some(Codec::Json))
 }
 
 /// A request needs one id only, and says once how long it is worth an answer.
@@ -405,6 +416,7 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
             timestamp: number(TIMESTAMP).or_else(|| properties.timestamp().map(microseconds)),
             timeout_ms: number(TIMEOUT),
             content_type: owned(properties.content_type()).filter(|content_type| content_type != JSON),
+            content_encoding: encoding(properties),
             headers: read_headers(properties),
             error: None,
         },

@@ -35,6 +35,7 @@ fn notation(message: &Envelope) -> Value {
         timestamp,
         timeout_ms,
         content_type,
+        content_encoding,
         headers,
         error,
     } = &message.meta;
@@ -54,6 +55,7 @@ fn notation(message: &Envelope) -> Value {
         ("correlation_id", correlation_id),
         ("reply_to", reply_to),
         ("content_type", content_type),
+        ("content_encoding", content_encoding),
     ] {
         if let Some(value) = value {
             out.insert(name.into(), value.as_str().into());

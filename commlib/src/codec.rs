@@ -239,10 +239,9 @@ mod tests {
         let body = format!("\"{}\"", "é🦀".repeat(10_000));
         let error = decode::<u32>(Codec::Json, body.as_bytes()).unwrap_err();
         assert!(
-            error.chars().count() < 310 && error.starts_with("invalid type: string \"é"),
+            error.starts_with("invalid type: string, expected u32 at line 1"),
             "{error}"
         );
-        assert!(error.contains("line 1"), "{error}");
     }
 
     #[test]

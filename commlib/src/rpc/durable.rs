@@ -193,7 +193,7 @@ impl Request {
             Ok(codec) => codec,
             Err(reason) => return self.refuse(&Status::new(StatusCode::InvalidArgument, reason)),
         };
-        if let Err(status) = self.server.node.config().check_received(&self.message, codec) {
+        if let Err(status) = self.server.node.config().receive(&mut self.message, codec) {
             return self.refuse(&status);
         }
         if self.attempt > 1 {
@@ -221,6 +221,8 @@ impl Request {
             has_timeout: false,
             cancel: Arc::new(Cancel::new(Some(id))),
             codec,
+            // The answer is kept, too.
+            compression: None,
             responder: self.responder,
             once: Some(Arc::new(once)),
         };

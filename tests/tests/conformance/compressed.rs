@@ -37,7 +37,7 @@ pub async fn topic_messages_are_compressed(world: World) {
         .connect(world.builder().limits(Limits::new().body_in(10_000)))
         .await;
     let mut values = TopicSubscriber::new(&node)
-        .pattern::<Value>(Pattern::new("texts.#").unwrap())
+        .pattern::<Value>(Pattern::new("sensors.#").unwrap())
         .await
         .unwrap();
     let text = "hello, world; ".repeat(10_000);
@@ -49,7 +49,7 @@ pub async fn topic_messages_are_compressed(world: World) {
     }
 }
 
-#[commlib::topic(prefix = "texts")]
+#[commlib::topic(prefix = "sensors")]
 pub trait Texts {
     async fn said(&self, text: String);
 }

@@ -8,12 +8,13 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use redis::ServerError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::fault;
-use super::resp::{self, Decoder, NotResp, ServerError, Value};
+use super::resp::{self, Decoder, NotResp, Value};
 use crate::error::ConnectError;
 use crate::transport::url::{Scheme, Secret};
 use crate::transport::{BrokerUrl, Tls};

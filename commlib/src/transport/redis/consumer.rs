@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use redis::ServerError;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Interval, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -25,7 +26,7 @@ use super::jobs::{self, Flight, Job, Load, Reply, Tell};
 use super::outbox::Outbox;
 use super::pop::{self, Traffic};
 use super::presence::{Presence, regular};
-use super::resp::{self, ServerError, Value};
+use super::resp::{self, Value};
 use super::scripts::Scripts;
 use crate::address::Address;
 use crate::transport::backoff::Backoff;

@@ -1,12 +1,13 @@
 //! What the broker's refusals mean.
 
-use super::resp::ServerError;
+use redis::{ServerError, ServerErrorKind};
+
 use crate::error::Execution;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// Whether the broker does not know a script.
 pub(super) fn is_unknown_script(error: &ServerError) -> bool {
-    error.code() == "NOSCRIPT"
+    error.kind() == Some(ServerErrorKind::NoScript)
 }
 
 /// Whether a key is of another type than the command is for.
@@ -21,7 +22,7 @@ pub(super) fn is_forbidden(error: &ServerError) -> bool {
 
 /// Whether the broker reads its data and does nothing else yet.
 pub(super) fn is_loading(error: &ServerError) -> bool {
-    error.code() == "LOADING"
+    error.kind() == Some(ServerErrorKind::BusyLoading)
 }
 
 /// Whether the broker is a replica, which takes no writes: after a failover the master is somewhere else.
@@ -126,7 +127,10 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> ServerError {
-        ServerError::new(text.as_bytes())
+        match redis::parse_redis_value(format!("-{text}\r\n").as_bytes()) {
+            Ok(redis::Value::ServerError(error)) => error,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

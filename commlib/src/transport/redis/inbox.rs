@@ -16,7 +16,7 @@ use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::encode::REPLY_LIST_MS;
 use super::handle::Handle;
 use super::pop;
-use super::resp::{self, ServerError, Value};
+use super::resp::{self, Value};
 use super::salvage;
 use super::scripts::{Script, Scripts};
 use super::writer::Waiting;
@@ -358,7 +358,7 @@ enum Unreadable {
 }
 
 /// The broker refuses to let this node take its replies. Trying at once again would only burn its time.
-async fn refused(error: &ServerError) -> LinkError {
+async fn refused(error: &redis::ServerError) -> LinkError {
     let error = super::fault::text(error);
     tracing::warn!(error, "the broker refuses to hand out replies");
     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use redis::ServerError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::fault;
 use super::inbox::Calls;
-use super::resp::{ServerError, Value};
+use super::resp::Value;
 use super::scripts::Script;
 use super::standing::Standings;
 use super::stream::{self, Ack, Append};

@@ -1,7 +1,9 @@
 //! The commands that take requests from several lists, and what they bring.
 
+use redis::ServerError;
+
 use super::inbox::BLOCK_SECONDS;
-use super::resp::{self, ServerError, Value};
+use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
 
 /// Appends a pop of as many items as there are permits, at least one; how many answers it has.

@@ -9,13 +9,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::{PushKind, ServerError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Endpoint, IDLE, Link, LinkError, SILENCE};
 use super::fault;
-use super::resp::{self, PushKind, ServerError, Value};
+use super::resp::{self, Value};
 use super::subscription::Entry;
 use crate::address::Pattern;
 use crate::transport::backoff::Backoff;
@@ -325,7 +326,13 @@ impl Hub {
                         interest.message(channel, payload, &mut self.behind);
                     }
                 }
-                (PushKind::Subscription, _) => self.owed(None)?,
+                (
+                    PushKind::Subscribe
+                    | PushKind::PSubscribe
+                    | PushKind::Unsubscribe
+                    | PushKind::PUnsubscribe,
+                    _,
+                ) => self.owed(None)?,
                 _ => {}
             },
             Value::Error(error) => self.owed(Some(error))?,
@@ -437,19 +444,13 @@ mod tests {
         let mut first = add(&mut hub, 1);
         hub.command(Command::Remove { topic, id: 1 });
         let mut second = add(&mut hub, 2);
-        hub.value(Value::Push(PushKind::Subscription, Vec::new()))
-            .unwrap();
+        hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
         assert!(first.try_recv().is_err());
         assert!(second.try_recv().is_err(), "that was the answer to the first");
-        hub.value(Value::Push(PushKind::Subscription, Vec::new()))
-            .unwrap();
-        hub.value(Value::Push(PushKind::Subscription, Vec::new()))
-            .unwrap();
+        hub.value(Value::Push(PushKind::Unsubscribe, Vec::new())).unwrap();
+        hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
         second.try_recv().unwrap().unwrap();
-        assert!(
-            hub.value(Value::Push(PushKind::Subscription, Vec::new()))
-                .is_err()
-        );
+        assert!(hub.value(Value::Push(PushKind::Subscribe, Vec::new())).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! a list makes this process hold it. Both ends of it are kept, as they say whom to answer.
 
 use bytes::{Buf, Bytes, BytesMut};
+use redis::{PushKind, ServerError};
 
 /// How much of each end of a skipped string is kept.
 pub(super) const KEPT: usize = 4 * 1024;
@@ -16,55 +17,6 @@ const MAX_LINE: usize = 64 * 1024;
 const MAX_DEPTH: usize = 64;
 /// Room that is made ahead for the values of an array, whatever length it claims.
 const AHEAD: usize = 1024;
-
-/// What the server sends without having been asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PushKind {
-    Message,
-    PMessage,
-    /// An answer to a subscribing or leaving of any kind.
-    Subscription,
-    Other,
-}
-
-impl PushKind {
-    fn of(name: &str) -> Self {
-        match name {
-            "message" => Self::Message,
-            "pmessage" => Self::PMessage,
-            "subscribe" | "psubscribe" | "unsubscribe" | "punsubscribe" => Self::Subscription,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// Why the server did not do what it was asked to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServerError {
-    text: String,
-    /// How long the code is that the text begins with.
-    code: usize,
-}
-
-impl ServerError {
-    /// Of the text that it is sent as.
-    pub(super) fn new(text: &[u8]) -> Self {
-        let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let text = String::from_utf8_lossy(line).trim_end().to_owned();
-        let code = text.find(' ').unwrap_or(text.len());
-        Self { text, code }
-    }
-
-    /// Its first word, such as `NOPERM`.
-    pub(super) fn code(&self) -> &str {
-        self.text.get(..self.code).unwrap_or_default()
-    }
-
-    /// What comes after the code.
-    pub(super) fn details(&self) -> Option<&str> {
-        self.text.get(self.code + 1..)
-    }
-}
 
 /// A value, as far as this transport asks for any.
 #[derive(Debug, Clone, PartialEq)]
@@ -220,7 +172,7 @@ impl Decoder {
                     b'$' => Value::Bulk(text),
                     // A form of three characters and a colon come before the text.
                     b'=' => Value::Text(utf8(text.get(4..).ok_or(NotResp)?)?),
-                    _ => Value::Error(ServerError::new(&text)),
+                    _ => error(&text)?,
                 };
                 Ok(Some(Step::Value(value)))
             }
@@ -268,7 +220,7 @@ impl Decoder {
         };
         let step = match kind {
             b'+' => Step::Value(Value::Text(utf8(rest)?)),
-            b'-' => Step::Value(Value::Error(ServerError::new(rest))),
+            b'-' => Step::Value(error(rest)?),
             b':' => Step::Value(Value::Int(int(rest)?)),
             b',' => Step::Value(Value::Text(utf8(rest)?)),
             // Truth values and large numbers are not asked for.
@@ -353,11 +305,23 @@ impl Open {
             b'>' => {
                 let mut values = self.values.into_iter();
                 let kind = values.next();
-                let kind = PushKind::of(kind.as_ref().and_then(Value::as_str).unwrap_or_default());
+                let kind = push_kind(kind.as_ref().and_then(Value::as_str).unwrap_or_default());
                 Some(Value::Push(kind, values.collect()))
             }
             _ => Some(Value::Array(self.values)),
         }
+    }
+}
+
+fn push_kind(name: &str) -> PushKind {
+    match name {
+        "message" => PushKind::Message,
+        "pmessage" => PushKind::PMessage,
+        "subscribe" => PushKind::Subscribe,
+        "psubscribe" => PushKind::PSubscribe,
+        "unsubscribe" => PushKind::Unsubscribe,
+        "punsubscribe" => PushKind::PUnsubscribe,
+        other => PushKind::Other(other.to_owned()),
     }
 }
 
@@ -396,6 +360,20 @@ fn int(digits: &[u8]) -> Result<i64, NotResp> {
         Ok(number)
     } else {
         number.checked_neg().ok_or(NotResp)
+    }
+}
+
+/// An error, as the crate `redis` reads it.
+fn error(text: &[u8]) -> Result<Value, NotResp> {
+    let line = [
+        b"-",
+        text.split(|byte| *byte == b'\n').next().unwrap_or_default(),
+        b"\r\n",
+    ]
+    .concat();
+    match redis::parse_redis_value(&line) {
+        Ok(redis::Value::ServerError(error)) => Ok(Value::Error(error)),
+        _ => Err(NotResp),
     }
 }
 

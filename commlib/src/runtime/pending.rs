@@ -31,6 +31,10 @@ const IDLE_SWEEPS: u32 = 20;
 
 /// How a call in flight ended.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are replies, and a box would cost each of them an allocation"
+)]
 pub(crate) enum Outcome {
     Reply(Envelope),
     Malformed(Malformed),

@@ -299,6 +299,10 @@ pub struct Delivery {
 /// What came.
 #[derive(Debug)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are messages, and a box would cost each of them an allocation"
+)]
 pub enum Taken {
     /// A message.
     Message(Envelope),

@@ -45,7 +45,7 @@ impl<'a> Arbitrary<'a> for Message {
                 content_type,
                 content_encoding: None,
                 headers,
-                error,
+                error: error.map(Box::new),
             },
             data: body(u, is_json)?,
         }))

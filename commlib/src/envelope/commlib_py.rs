@@ -117,12 +117,12 @@ mod tests {
     #[test]
     fn an_error_is_seen_by_both_kinds_of_peer() {
         let mut message = reply(b"");
-        message.meta.error = Some(WireError {
+        message.meta.error = Some(Box::new(WireError {
             code: "application".into(),
             message: "by zero".into(),
             details: Bytes::from_static(b"{\"type\":\"ByZero\"}"),
             execution: None,
-        });
+        }));
         let wire = Bytes::from(encode_reply(&message, None));
         assert_eq!(parse(&wire)["data"]["error"]["details"]["type"], "ByZero");
         assert_eq!(native::decode(&wire).unwrap().0.meta.error, message.meta.error);

@@ -83,13 +83,19 @@ pub struct Meta {
     /// What users and middleware add.
     pub headers: Headers,
     /// On a reply, why there is no result.
-    pub error: Option<WireError>,
+    pub error: Option<Box<WireError>>,
 }
 
 /// Headers in the order in which they were added; names are compared exactly. `Debug` shows the names and how long the
 /// values are: a value may be a token.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, String)>);
+pub struct Headers(
+    #[expect(
+        clippy::box_collection,
+        reason = "most messages have no headers, and all are moved often: a list would make them larger"
+    )]
+    Option<Box<Vec<(String, String)>>>,
+);
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -102,24 +108,22 @@ impl Headers {
     /// No headers.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self(None)
     }
 
     /// The value of a header.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.iter().find(|(key, _)| *key == name).map(|(_, value)| value)
     }
 
     /// Sets a header, in place of an earlier one of the same name.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let (name, value) = (name.into(), value.into());
-        match self.0.iter_mut().find(|(key, _)| *key == name) {
+        let list = self.0.get_or_insert_default();
+        match list.iter_mut().find(|(key, _)| *key == name) {
             Some(entry) => entry.1 = value,
-            None => self.0.push((name, value)),
+            None => list.push((name, value)),
         }
     }
 
@@ -128,7 +132,7 @@ impl Headers {
     /// that are reserved for the fields of messages are none of a header, wherever they stand.
     pub(crate) fn receive(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let name = name.into();
-        if self.0.len() <= HARD_HEADERS && !name.starts_with(RESERVED) {
+        if self.len() <= HARD_HEADERS && !name.starts_with(RESERVED) {
             self.insert(name, value);
         }
     }
@@ -157,25 +161,33 @@ impl Headers {
 
     /// Takes a header out.
     pub fn remove(&mut self, name: &str) -> Option<String> {
-        let at = self.0.iter().position(|(key, _)| key == name)?;
-        Some(self.0.remove(at).1)
+        let list = self.0.as_mut()?;
+        let at = list.iter().position(|(key, _)| key == name)?;
+        let (_, value) = list.remove(at);
+        if list.is_empty() {
+            self.0 = None;
+        }
+        Some(value)
     }
 
     /// Names and values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0
+            .iter()
+            .flat_map(|list| list.iter())
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |list| list.len())
     }
 }
 

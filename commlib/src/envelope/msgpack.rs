@@ -132,7 +132,7 @@ fn read_meta(bytes: &Bytes, reader: &mut Reader<'_>) -> Result<Meta, Fault> {
             Token::Text(b"timeout_ms") => meta.timeout_ms = number(reader)?,
             Token::Text(b"properties") => (meta.content_type, meta.content_encoding) = properties(reader)?,
             Token::Text(b"headers") => meta.headers = headers(reader)?,
-            Token::Text(b"error") => meta.error = error(bytes, reader)?,
+            Token::Text(b"error") => meta.error = error(bytes, reader)?.map(Box::new),
             Token::Text(_) => reader.skip()?,
             _ => return Err(reader.fault("a key is no text")),
         }
@@ -379,11 +379,11 @@ mod tests {
             for (name, value) in headers {
                 message.meta.headers.insert(name, value);
             }
-            message.meta.error = error.map(|(code, message, details)| WireError {
+            message.meta.error = error.map(|(code, message, details)| Box::new(WireError {
                 code, message,
                 execution: (!details.is_empty()).then_some(Execution::Failed),
                 details: details.into(),
-            });
+            }));
             let wire = Bytes::from(encode(&message, None));
             prop_assert_eq!(decode(&wire).unwrap(), message);
             for end in (0..wire.len()).step_by(wire.len() / 10) {

@@ -142,6 +142,20 @@ pub(crate) fn in_any_form(bytes: &Bytes) -> Result<(Envelope, Dialect), Malforme
     }
 }
 
+/// Reads a reply, native or of commlib-py: which request it answers, if it says so, and apart from that the message.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_reply(bytes: &Bytes) -> Result<(Option<Cow<'_, str>>, Envelope), Malformed> {
+    if let Some((data, mut meta)) = usual_parts(bytes) {
+        let id = meta.correlation_id.take();
+        return Ok((id, envelope(bytes, Some(data), meta)));
+    }
+    let (mut message, _) = decode(bytes)?;
+    let id = message.meta.correlation_id.take();
+    Ok((id.map(Cow::Owned), message))
+}
+
 /// Reads a topic message: a native envelope, or any other JSON as a bare body.
 ///
 /// # Errors
@@ -179,8 +193,12 @@ pub(crate) fn topic_in_any_form(bytes: &Bytes) -> Result<Envelope, Malformed> {
 
 /// Reads an envelope in the form that is written here.
 pub(crate) fn usual(bytes: &Bytes) -> Option<Envelope> {
-    let (data, meta) = scan::envelope(std::str::from_utf8(bytes).ok()?)?;
+    let (data, meta) = usual_parts(bytes)?;
     Some(envelope(bytes, Some(data), meta))
+}
+
+fn usual_parts(bytes: &Bytes) -> Option<(&str, WireMeta<'_>)> {
+    scan::envelope(std::str::from_utf8(bytes).ok()?)
 }
 
 fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
@@ -201,14 +219,16 @@ fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
             // What is compressed travels in MessagePack.
             content_encoding: None,
             headers: meta.headers,
-            error: meta.error.map(|error| WireError {
-                code: error.code.into_owned(),
-                message: error.message.into_owned(),
-                details: error
-                    .details
-                    .map(|details| slice(bytes, details.get()))
-                    .unwrap_or_default(),
-                execution: error.execution.as_deref().map(Execution::from_wire),
+            error: meta.error.map(|error| {
+                Box::new(WireError {
+                    code: error.code.into_owned(),
+                    message: error.message.into_owned(),
+                    details: error
+                        .details
+                        .map(|details| slice(bytes, details.get()))
+                        .unwrap_or_default(),
+                    execution: error.execution.as_deref().map(Execution::from_wire),
+                })
             }),
         },
     }
@@ -450,6 +470,21 @@ mod tests {
     }
 
     #[test]
+    fn tells_which_request_a_reply_answers() {
+        for wire in [
+            r#"{"data":7,"meta":{"correlation_id":"c"}}"#,
+            r#"{"meta":{"correlation_id":"\u0063"},"data":7}"#,
+            r#"{"header":{"correlation_id":"c"},"data":7}"#,
+        ] {
+            let wire = bytes(wire);
+            let (id, reply) = decode_reply(&wire).unwrap();
+            assert_eq!((id.as_deref(), reply.data.as_ref()), (Some("c"), &b"7"[..]));
+        }
+        assert_eq!(decode_reply(&bytes(r#"{"data":7,"meta":{}}"#)).unwrap().0, None);
+        assert!(decode_reply(&bytes("7")).is_err());
+    }
+
+    #[test]
     fn tells_the_dialects_apart() {
         let wire = bytes(r#"{"header":{"reply_to":"rpc-1","timestamp":"x"},"data":{"a":1}}"#);
         let (message, dialect) = decode(&wire).unwrap();
@@ -527,11 +562,11 @@ mod tests {
             for (name, value) in headers {
                 message.meta.headers.insert(name, value);
             }
-            message.meta.error = error.map(|(code, message, details)| WireError {
+            message.meta.error = error.map(|(code, message, details)| Box::new(WireError {
                 code, message,
                 details: if details { Bytes::from_static(b"[1]") } else { Bytes::new() },
                 execution: details.then_some(Execution::Failed),
-            });
+            }));
             let wire = Bytes::from(encode(&message, None));
             prop_assert_eq!(decode(&wire).unwrap(), (message.clone(), Dialect::Native));
             prop_assert_eq!(decode_topic(&wire).unwrap(), message);

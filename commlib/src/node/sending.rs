@@ -219,10 +219,6 @@ impl Node {
 }
 
 /// What came of publishing at once.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would cost every message to a broker an allocation"
-)]
 pub(crate) enum Begun {
     Accepted(Accepted),
     /// It can't be done at once.

@@ -288,7 +288,7 @@ impl Handling {
                 if let Failure::App(error) = &failure {
                     reply.meta.content_type = error.codec.said();
                 }
-                reply.meta.error = Some(wire_error(failure));
+                reply.meta.error = Some(Box::new(wire_error(failure)));
             }
         }
         self.responder.reply(reply);
@@ -366,7 +366,7 @@ pub(super) fn refusal(status: &Status) -> Envelope {
     Envelope {
         meta: Meta {
             timestamp: Some(now_micros()),
-            error: Some(status.into()),
+            error: Some(Box::new(status.into())),
             ..Meta::default()
         },
         ..Envelope::default()

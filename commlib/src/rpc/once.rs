@@ -128,7 +128,7 @@ fn answer(outcome: &HandlerResult) -> Option<Envelope> {
         data,
         meta: Meta {
             content_type: codec.said(),
-            error,
+            error: error.map(Box::new),
             ..Meta::default()
         },
     })

@@ -31,10 +31,6 @@ const IDLE_SWEEPS: u32 = 20;
 
 /// How a call in flight ended.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are replies, and a box would cost each of them an allocation"
-)]
 pub(crate) enum Outcome {
     Reply(Envelope),
     Malformed(Malformed),
@@ -43,10 +39,6 @@ pub(crate) enum Outcome {
 
 /// What a call in flight learns when it looks.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would cost every reply an allocation for a value that is taken apart at once"
-)]
 pub(crate) enum Progress {
     /// It ended.
     Done(Outcome),
@@ -56,10 +48,6 @@ pub(crate) enum Progress {
     Near,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would cost every reply an allocation to save memory that the limit of calls bounds"
-)]
 enum State {
     Waiting(Option<Waker>),
     Done(Outcome),

@@ -158,7 +158,7 @@ pub enum Disposal {
 /// The answer to a request that can't be handled.
 pub(super) fn refusal(code: StatusCode, reason: &str) -> Envelope {
     let mut answer = Envelope::default();
-    answer.meta.error = Some((&Status::new(code, reason)).into());
+    answer.meta.error = Some(Box::new((&Status::new(code, reason)).into()));
     answer
 }
 

@@ -231,10 +231,6 @@ pub struct Accepted {
 
 /// What came of [`Transport::publish_now`].
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would cost every message to a broker an allocation"
-)]
 pub enum Published {
     /// What [`Transport::publish`] would have returned.
     Done(Result<Accepted, TransportError>),
@@ -299,10 +295,6 @@ pub struct Delivery {
 /// What came.
 #[derive(Debug)]
 #[non_exhaustive]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are messages, and a box would cost each of them an allocation"
-)]
 pub enum Taken {
     /// A message.
     Message(Envelope),

@@ -427,7 +427,7 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
         .is_some_and(|kind| kind.as_str() == ERROR)
     {
         let details = std::mem::take(&mut message.data);
-        message.meta.error = Some(WireError {
+        message.meta.error = Some(Box::new(WireError {
             code: string(ERROR_CODE).unwrap_or_else(|| StatusCode::Internal.as_str().to_owned()),
             message: string(ERROR_MESSAGE).unwrap_or_default(),
             details: if details.as_ref() == b"null" {
@@ -436,7 +436,7 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
                 details
             },
             execution: string(ERROR_EXECUTION).map(|word| Execution::from_wire(&word)),
-        });
+        }));
     }
     message
 }

@@ -56,12 +56,12 @@ fn a_reply_reads_back_with_its_error() {
         refused: false,
     };
     let mut answer = Envelope::default();
-    answer.meta.error = Some(WireError {
+    answer.meta.error = Some(Box::new(WireError {
         code: "internal".into(),
         message: "é".repeat(10_000),
         details: Bytes::from_static(b"[1]"),
         execution: Some(Execution::Failed),
-    });
+    }));
     let (properties, body) = reply(&answer, &question);
     let (id, read) = read_reply(&properties, body).unwrap();
     let error = read.meta.error.unwrap();

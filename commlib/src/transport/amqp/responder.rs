@@ -84,7 +84,7 @@ impl Responder for Answer {
 pub(super) fn refusal(status: &Status) -> Envelope {
     Envelope {
         meta: Meta {
-            error: Some(status.into()),
+            error: Some(Box::new(status.into())),
             ..Meta::default()
         },
         ..Envelope::default()

@@ -61,10 +61,6 @@ struct Item {
 }
 
 /// A message in a work queue.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "outside of tests there is only the large one"
-)]
 pub(super) enum Content {
     /// From a node of this bus: nothing is encoded that is decoded at once.
     Message(Envelope, Option<Requester>),

@@ -22,8 +22,8 @@ use super::encode::{Groups, encode_replies};
 use super::fault;
 use super::handle::Handle;
 use super::inbox::BLOCK;
-use super::jobs::{self, Flight, Job, Load, Reply, Tell};
-use super::outbox::Outbox;
+use super::jobs::{self, Flight, Job, Load, Tell};
+use super::outbox::{Outbox, Replies, merge};
 use super::pop::{self, Traffic};
 use super::presence::{Presence, regular};
 use super::resp::{self, Value};
@@ -32,8 +32,8 @@ use crate::address::Address;
 use crate::transport::backoff::Backoff;
 use crate::transport::{ConsumeSpec, Consumer, Delivery, TransportError};
 
-/// Requests taken at once.
-const BATCH: usize = 64;
+/// Requests taken at once, from the first pop on and at most. What one server takes the others can't.
+const BATCH: (usize, usize) = (64, 256);
 /// How often the handlers of a batch get their turn before their replies are left to the writer.
 const TURNS: usize = 2;
 /// A write buffer is kept up to this size.
@@ -56,6 +56,8 @@ pub(super) struct ConsumerTask {
     paused: Vec<Option<Instant>>,
     /// The address that the next pop looks at first.
     turn: usize,
+    /// How many requests the next pop takes at most.
+    batch: usize,
     traffic: Traffic,
     outbox: Arc<Outbox>,
     /// Kept for the next write.
@@ -100,6 +102,7 @@ impl ConsumerTask {
             backlog: vec![0; count],
             paused: vec![None; count],
             turn: 0,
+            batch: BATCH.0,
             traffic: Traffic::default(),
             outbox: Arc::new(Outbox::new(Arc::clone(&handle))),
             out: Vec::new(),
@@ -201,7 +204,7 @@ impl ConsumerTask {
         };
         // A reply that comes twice finds its call answered.
         let unanswered = flights.into_iter().flat_map(|flight| flight.load.lost("", true));
-        let unwritten = self.outbox.close().into_iter().map(Job::Reply);
+        let unwritten = self.outbox.close().into_iter().map(Job::Replies);
         for job in unanswered.chain(unwritten) {
             self.handle.queue(job);
         }
@@ -215,13 +218,13 @@ impl ConsumerTask {
         scripts: &mut Scripts,
         flights: &mut VecDeque<Flight>,
     ) -> Result<(), End> {
-        let mut replies = Groups::new(|reply: &Reply| reply.list.as_str());
-        let mut permits = Vec::new();
-        for mut reply in self.outbox.close() {
-            // The broker gets the reply before the pop, so its permit is free by then.
-            permits.extend(reply.permit.take());
-            let bytes = reply.item.len();
-            replies.add(reply, bytes);
+        let mut replies = Groups::new(|replies: &Replies| replies.list.as_str());
+        let mut permits = None;
+        for mut row in self.outbox.close() {
+            // The broker gets the replies before the pop, so their permits are free by then.
+            merge(&mut permits, row.permits.take());
+            let bytes = row.words.len();
+            replies.add(row, bytes);
         }
         let mut out = std::mem::take(&mut self.out);
         out.clear();
@@ -229,10 +232,10 @@ impl ConsumerTask {
         encode_replies(replies, &mut out, |load, _, answers| {
             flights.push_back(Flight::new(load, 0, now, answers));
         });
-        if !self.permits(&mut permits).await? {
+        let Some(mut permits) = self.permits(permits).await? else {
             self.out = out;
             return Ok(());
-        }
+        };
         let order = self.order();
         let addresses: Vec<Address> = order
             .iter()
@@ -240,12 +243,12 @@ impl ConsumerTask {
             .collect();
         let keys: Vec<&str> = addresses.iter().map(Address::as_str).collect();
         let answers = if keys.is_empty() {
-            drop(std::mem::take(&mut permits));
+            drop(permits.split(permits.num_permits()));
             0
         } else {
             pop::encode(
                 &keys,
-                permits.len(),
+                permits.num_permits(),
                 self.traffic.is_mixed(),
                 link.modern,
                 scripts,
@@ -270,11 +273,12 @@ impl ConsumerTask {
         if popped.nothing {
             self.backlog_is_gone(&order);
         }
+        self.batch = next_batch(self.batch, popped.items.len());
         self.traffic
             .see(popped.items.iter().map(|(place, _)| order[*place]));
         let batch = self.outbox.open(popped.items.len());
         for (place, item) in popped.items {
-            match permits.pop() {
+            match permits.split(1) {
                 Some(permit) => self.deliver(order[place], item, permit, batch),
                 None => self.outbox.finished(batch),
             }
@@ -291,7 +295,7 @@ impl ConsumerTask {
             Some(error) => {
                 // The replies do not wait for what comes now.
                 for reply in self.outbox.close() {
-                    self.handle.queue(Job::Reply(reply));
+                    self.handle.queue(Job::Replies(reply));
                 }
                 self.refused(&error, link).await?;
             }
@@ -301,33 +305,39 @@ impl ConsumerTask {
     }
 
     /// Adds permits until there are enough for a pop, at least one. Nothing, if something else had to be done first.
-    async fn permits(&mut self, permits: &mut Vec<OwnedSemaphorePermit>) -> Result<bool, End> {
-        if permits.is_empty() {
-            // No reply is waiting either: each comes with a permit.
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Err(End::Stopped),
-                permit = Arc::clone(&self.spec.permits).acquire_owned() => permits.push(permit.map_err(|_| End::Stopped)?),
-                _ = self.presence.due.tick() => {
-                    self.presence.announce();
-                    return Ok(false);
+    async fn permits(
+        &mut self,
+        held: Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<OwnedSemaphorePermit>, End> {
+        let mut permits = match held {
+            None => {
+                // No reply is waiting either: each comes with a permit.
+                tokio::select! {
+                    biased;
+                    () = self.stop.cancelled() => return Err(End::Stopped),
+                    permit = Arc::clone(&self.spec.permits).acquire_owned() => permit.map_err(|_| End::Stopped)?,
+                    _ = self.presence.due.tick() => {
+                        self.presence.announce();
+                        return Ok(None);
+                    }
                 }
             }
-        } else if self.stop.is_cancelled() {
-            return Err(End::Stopped);
-        } else if self.presence.due.tick().now_or_never().is_some() {
-            self.presence.announce();
-        }
-        let more = self.spec.permits.available_permits();
-        let more = u32::try_from(more.min(BATCH.saturating_sub(permits.len()))).unwrap_or(0);
-        if more > 0
-            && let Ok(mut many) = Arc::clone(&self.spec.permits).try_acquire_many_owned(more)
-        {
-            while let Some(one) = many.split(1) {
-                permits.push(one);
+            Some(_) if self.stop.is_cancelled() => return Err(End::Stopped),
+            Some(permits) => {
+                if self.presence.due.tick().now_or_never().is_some() {
+                    self.presence.announce();
+                }
+                permits
             }
+        };
+        let more = self.spec.permits.available_permits();
+        let more = u32::try_from(more.min(self.batch.saturating_sub(permits.num_permits()))).unwrap_or(0);
+        if more > 0
+            && let Ok(more) = Arc::clone(&self.spec.permits).try_acquire_many_owned(more)
+        {
+            permits.merge(more);
         }
-        Ok(true)
+        Ok(Some(permits))
     }
 
     /// The addresses to pop from, another one first each time.
@@ -464,6 +474,17 @@ impl ConsumerTask {
     }
 }
 
+/// How many requests to take at once after a pop of at most `batch` brought so many: more where more are waiting.
+fn next_batch(batch: usize, brought: usize) -> usize {
+    if brought >= batch {
+        (2 * batch).min(BATCH.1)
+    } else if brought < batch / 2 {
+        (batch / 2).max(BATCH.0)
+    } else {
+        batch
+    }
+}
+
 /// Why a consumer could not be opened.
 #[derive(Debug)]
 pub(super) enum OpenFailure {
@@ -501,5 +522,21 @@ impl Consumer for ConsumerHandle {
 impl Drop for ConsumerHandle {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_more_at_once_only_while_more_is_waiting() {
+        assert_eq!(next_batch(64, 63), 64);
+        assert_eq!(next_batch(64, 64), 128);
+        assert_eq!(next_batch(128, 128), 256);
+        assert_eq!(next_batch(256, 256), 256);
+        assert_eq!(next_batch(256, 128), 256);
+        assert_eq!(next_batch(256, 127), 128);
+        assert_eq!(next_batch(64, 0), 64);
     }
 }

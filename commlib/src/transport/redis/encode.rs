@@ -1,9 +1,13 @@
 //! From queued jobs to the bytes of one write.
 
-use super::jobs::{Ask, Call, Job, Load, Origin, Push, Reply};
+use tokio::time::Instant;
+
+use super::jobs::{Ask, Call, Job, Load};
+use super::outbox::Replies;
+use super::push::Row;
 use super::resp;
 use super::scripts::{Script, Scripts};
-use super::standing::Standings;
+use super::standing::{Look, Standings};
 use super::stream::{self, Ack};
 use crate::transport::TransportError;
 
@@ -12,9 +16,9 @@ pub(super) const REPLY_LIST_MS: i64 = 30_000;
 /// How long a list lives at least after a request was given back to it, in ms.
 const GIVEN_BACK_MS: i64 = 60_000;
 /// Items per script call, well below what a script can unpack.
-const GROUP: usize = 1000;
+pub(super) const GROUP: usize = 1000;
 /// Bytes of items per script call, about: a script holds up everybody else.
-const GROUP_BYTES: usize = 256 * 1024;
+pub(super) const GROUP_BYTES: usize = 256 * 1024;
 /// Bytes of one write, about.
 const WRITE: usize = 1024 * 1024;
 
@@ -31,12 +35,18 @@ pub(super) struct Encoder<'a> {
     /// Where the broker has the commands for plain pushes.
     pub(super) standings: Option<&'a mut Standings>,
     pub(super) out: &'a mut Vec<u8>,
+    pub(super) now: Instant,
 }
 
 impl Encoder<'_> {
-    /// Appends jobs, all or as many of the first as are enough for one write, and hands each load to `fly`, with the
-    /// length of what is written by its end and the number of its answers.
-    pub(super) fn encode(&mut self, jobs: &mut Vec<Job>, mut fly: impl FnMut(Load, usize, usize)) {
+    /// Appends jobs, all or as many of the first as are enough for one write, and rows, and hands each load to `fly`, with
+    /// the length of what is written by its end and the number of its answers.
+    pub(super) fn encode(
+        &mut self,
+        jobs: &mut Vec<Job>,
+        mut rows: Vec<Row>,
+        mut fly: impl FnMut(Load, usize, usize),
+    ) {
         let mut bytes = 0;
         let count = jobs.iter().take_while(|job| {
             let enough = bytes > WRITE;
@@ -44,18 +54,15 @@ impl Encoder<'_> {
             !enough
         });
         let count = count.count();
-        let mut pushes = Groups::new(|push: &Push| push.address.as_str());
-        let mut replies = Groups::new(|reply: &Reply| reply.list.as_str());
+        let mut replies = Groups::new(|replies: &Replies| replies.list.as_str());
         let mut acks = Groups::new(Ack::place);
         for job in jobs.drain(..count) {
             match job {
-                Job::Push(push) => {
-                    let bytes = push.item.len();
-                    pushes.add(push, bytes);
-                }
-                Job::Reply(reply) => {
-                    let bytes = reply.item.len();
-                    replies.add(reply, bytes);
+                Job::Rows => {}
+                Job::Row(row) => rows.push(row),
+                Job::Replies(row) => {
+                    let bytes = row.words.len();
+                    replies.add(row, bytes);
                 }
                 Job::Append(append) => {
                     append.write(self.out);
@@ -88,11 +95,9 @@ impl Encoder<'_> {
             fly(Load::Acks(group), self.out.len(), 1);
         }
         let mut call_lists = false;
-        for group in pushes.groups {
-            call_lists |= group
-                .iter()
-                .any(|push| matches!(push.origin, Origin::Call { calls: Some(_), .. }));
-            self.push(group, &mut fly);
+        for row in rows {
+            call_lists |= self.wake.is_some() && row.has_calls();
+            self.push(row, &mut fly);
         }
         // After the requests, so that the inbox looks for their replies.
         if let Some(wake) = self.wake.filter(|_| call_lists) {
@@ -109,30 +114,26 @@ impl Encoder<'_> {
         encode_replies(replies, self.out, fly);
     }
 
-    /// Appends the push of a group to one work queue.
-    fn push(&mut self, pushes: Vec<Push>, fly: &mut impl FnMut(Load, usize, usize)) {
-        let Some(first) = pushes.first() else { return };
-        let address = first.address.as_str();
+    /// Appends the push of a row.
+    fn push(&mut self, row: Row, fly: &mut impl FnMut(Load, usize, usize)) {
+        let (address, count) = (row.address.as_str(), row.origins.len());
         // Servers that run commlib-py leave no sign of their presence.
         let look = self.wake.is_none();
-        let longest = pushes.iter().map(|push| push.time_to_live).max();
-        let mut longest = longest.unwrap_or(GIVEN_BACK_MS);
+        let mut longest = row.time_to_live;
         if !look {
             // Their requests have no time to live, and share the list: ours must not take them along too soon.
             longest = longest.max(GIVEN_BACK_MS);
         }
         let presence = presence_key(address);
         let out = &mut *self.out;
-        if let Some(standings) = &mut self.standings
-            && standings.send(address, pushes.len())
-        {
+        let known = self.standings.as_mut();
+        if let Some(found) = known.and_then(|standings| standings.send(address, count, self.now)) {
+            let look = if look { found } else { Look::Not };
             resp::command(out, &[b"MULTI"]);
-            resp::begin(out, 2 + pushes.len());
+            resp::begin(out, 2 + count);
             resp::word(out, b"RPUSH");
             resp::word(out, address.as_bytes());
-            for push in &pushes {
-                resp::word(out, &push.item);
-            }
+            out.extend_from_slice(&row.words);
             // Sets a time to live where there is none, and raises one that is shorter.
             for condition in [b"NX", b"GT"] {
                 resp::begin(out, 4);
@@ -141,49 +142,56 @@ impl Encoder<'_> {
                 resp::number(out, longest);
                 resp::word(out, condition);
             }
-            if look {
-                let words: [&[u8]; 6] = [b"ZRANGE", presence.as_bytes(), b"0", b"0", b"REV", b"WITHSCORES"];
-                resp::command(out, &words);
-                resp::command(out, &[b"TIME"]);
-            }
+            // What was queued, the push and the times to live among it, is answered before the whole.
+            let answers = 5 + match look {
+                Look::Not => 0,
+                Look::Short => {
+                    // `EXISTS` would do, but whoever may push may ask this already.
+                    resp::command(out, &[b"ZCOUNT", presence.as_bytes(), b"-inf", b"+inf"]);
+                    1
+                }
+                Look::Long => {
+                    let words: [&[u8]; 6] =
+                        [b"ZRANGE", presence.as_bytes(), b"0", b"0", b"REV", b"WITHSCORES"];
+                    resp::command(out, &words);
+                    resp::command(out, &[b"TIME"]);
+                    2
+                }
+            };
             resp::command(out, &[b"EXEC"]);
-            let answers = if look { 7 } else { 5 };
-            let load = Load::PlainPushes { pushes, looked: look };
-            return fly(load, out.len(), answers);
+            return fly(Load::PlainRow(row, look), out.len(), answers);
         }
         self.scripts
-            .begin(out, Script::Push, &[presence.as_str(), address], 3 + pushes.len());
+            .begin(out, Script::Push, &[presence.as_str(), address], 3 + count);
         resp::word(out, if look { b"1" } else { b"0" });
         resp::number(out, longest);
         resp::number(out, super::QUEUE_LIMIT);
-        for push in &pushes {
-            resp::word(out, &push.item);
-        }
-        fly(Load::Pushes(pushes), out.len(), 1);
+        out.extend_from_slice(&row.words);
+        fly(Load::Row(row), out.len(), 1);
     }
 
     /// Appends the taking back of pushes to one work queue.
     pub(super) fn withdraw(
         &mut self,
-        pushes: Vec<Push>,
+        row: Row,
         error: TransportError,
         mut fly: impl FnMut(Load, usize, usize),
     ) {
-        let Some(first) = pushes.first() else { return };
-        let address = first.address.as_str();
-        self.scripts
-            .begin(self.out, Script::Withdraw, &[address], pushes.len());
-        for push in &pushes {
-            resp::word(self.out, &push.item);
-        }
-        fly(Load::Withdrawal(pushes, error), self.out.len(), 1);
+        self.scripts.begin(
+            self.out,
+            Script::Withdraw,
+            &[row.address.as_str()],
+            row.origins.len(),
+        );
+        self.out.extend_from_slice(&row.words);
+        fly(Load::Withdrawal(row, error), self.out.len(), 1);
     }
 }
 
 /// Appends replies, each with the time to live of its list in one step, so that nothing remains of a requester that is
 /// gone.
 pub(super) fn encode_replies(
-    replies: Groups<Reply>,
+    replies: Groups<Replies>,
     out: &mut Vec<u8>,
     mut fly: impl FnMut(Load, usize, usize),
 ) {
@@ -195,20 +203,21 @@ pub(super) fn encode_replies(
             && out.len() - start < GROUP_BYTES
             && let Some(group) = groups.next()
         {
-            let Some(list) = group.first().map(|reply| reply.list.as_bytes()) else {
+            let Some(list) = group.first().map(|row| row.list.as_bytes()) else {
                 continue;
             };
-            resp::begin(out, 2 + group.len());
+            let count = group.iter().map(|row| row.count).sum::<usize>();
+            resp::begin(out, 2 + count);
             resp::word(out, b"RPUSH");
             resp::word(out, list);
-            for reply in &group {
-                resp::word(out, &reply.item);
+            for row in &group {
+                out.extend_from_slice(&row.words);
             }
             resp::begin(out, 3);
             resp::word(out, b"PEXPIRE");
             resp::word(out, list);
             resp::number(out, REPLY_LIST_MS);
-            items += group.len();
+            items += count;
             step.push(group);
         }
         resp::command(out, &[b"EXEC"]);
@@ -228,10 +237,10 @@ fn script_call(call: &Call, scripts: &Scripts, out: &mut Vec<u8>) {
 /// The jobs that a load was made of.
 pub(super) fn jobs_of(load: Load) -> Vec<Job> {
     match load {
-        Load::Pushes(pushes) => pushes.into_iter().map(Job::Push).collect(),
+        Load::Row(row) => vec![Job::Row(row)],
         Load::GiveBack(given) => vec![Job::GiveBack(given)],
         Load::Call(call) => vec![Job::Call(call)],
-        Load::PlainPushes { .. }
+        Load::PlainRow(..)
         | Load::Withdrawal(..)
         | Load::Replies(_)
         | Load::Publish { .. }

@@ -88,6 +88,14 @@ pub(super) fn lost(what: &str, reason: &str, execution: Execution) -> TransportE
     }
 }
 
+/// The broker's answer says nothing about what was asked.
+pub(super) fn unexpected(what: &str) -> TransportError {
+    TransportError::may_have_run(
+        TransportErrorKind::Protocol,
+        format!("cannot tell whether the {what} worked: the broker answered what was not asked for"),
+    )
+}
+
 /// There is no connection.
 pub(super) fn disconnected(what: &str) -> TransportError {
     TransportError::did_not_run(

@@ -10,13 +10,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::clock::Clock;
 use super::fault;
 use super::jobs::{Ask, Call, Job, Tell};
+use super::push::{Origin, Rows};
 use super::resp::{self, Value};
 use super::scripts::Script;
+use super::writer::Waiting;
+use crate::address::Address;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// Queues jobs for the writer.
 pub(super) struct Handle {
     jobs: mpsc::UnboundedSender<Job>,
+    /// What is to be pushed.
+    pub(super) rows: Rows,
     up: AtomicBool,
     closed: AtomicBool,
     /// Replies that were not written because their address is none that may be written to.
@@ -31,6 +36,7 @@ impl Handle {
         let (jobs, receiver) = mpsc::unbounded_channel();
         let handle = Self {
             jobs,
+            rows: Rows::default(),
             up: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             refused_replies: AtomicU64::new(0),
@@ -68,19 +74,33 @@ impl Handle {
     /// Queues a job. After the end of the writer its outcome is told here.
     pub(super) fn queue(&self, job: Job) {
         if let Err(mpsc::error::SendError(job)) = self.jobs.send(job) {
-            job.unsent();
+            job.unsent(self);
         }
     }
 
-    /// Queues a job and waits for its outcome.
+    /// Queues an item for a work queue.
+    pub(super) fn push(
+        &self,
+        address: Address,
+        item: &[u8],
+        time_to_live: i64,
+        origin: Origin,
+        waiting: &Waiting,
+    ) {
+        if self.rows.add(address, item, time_to_live, origin, waiting) {
+            self.queue(Job::Rows);
+        }
+    }
+
+    /// Queues what somebody is to answer, and waits for the outcome.
     pub(super) async fn outcome<T>(
         &self,
         limit: Duration,
         what: impl fmt::Display,
-        job: impl FnOnce(oneshot::Sender<Result<T, TransportError>>) -> Job,
+        queue: impl FnOnce(oneshot::Sender<Result<T, TransportError>>),
     ) -> Result<T, TransportError> {
         let (done, outcome) = oneshot::channel();
-        self.queue(job(done));
+        queue(done);
         match tokio::time::timeout(limit, outcome).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(TransportError::closed()),
@@ -101,11 +121,11 @@ impl Handle {
         let mut command = Vec::new();
         resp::command(&mut command, words);
         self.outcome(limit, what, |done| {
-            Job::Ask(Ask {
+            self.queue(Job::Ask(Ask {
                 command,
                 what,
                 done: Some(Tell::Future(done)),
-            })
+            }));
         })
         .await
     }

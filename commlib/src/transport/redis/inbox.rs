@@ -4,6 +4,7 @@
 //! commlib-py do not, so each call to them has a list of its own, and one blocking connection waits on all of them: a
 //! list that only this node knows wakes it when there are new calls.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub(super) const BLOCK_SECONDS: &str = "2";
 /// While there are more calls than one pop waits on, the next pop comes soon.
 const SHORT_BLOCK_SECONDS: &str = "0.02";
 /// Replies taken at once.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 /// Lists that one pop waits on.
 const LISTS: usize = 1000;
 /// What stands in a list whose call nobody waits for any more.
@@ -220,8 +221,9 @@ impl Inbox {
         loop {
             let answers = link.ask(&out, answers, BLOCK + SILENCE).await?;
             let popped = pop::decode(answers, &keys, link.modern).ok_or_else(LinkError::unexpected)?;
+            self.handle.rows.expect(popped.items.len());
             for (_, item) in popped.items {
-                self.reply(item);
+                self.reply(&item);
             }
             if let Some(error) = popped.error {
                 return Err(refused(&error).await);
@@ -231,12 +233,9 @@ impl Inbox {
         }
     }
 
-    fn reply(&self, item: Value) {
-        let Some(message) = self.read(&item) else { return };
-        let id = match &message {
-            Ok(reply) => reply.meta.correlation_id.clone(),
-            Err(Unreadable::Malformed(error)) => error.correlation_id.clone(),
-            Err(Unreadable::TooLarge { id, .. }) => id.clone(),
+    fn reply(&self, item: &Value) {
+        let Some((id, message)) = self.read(item) else {
+            return;
         };
         match id {
             Some(id) => self.tell(&id, message),
@@ -244,24 +243,28 @@ impl Inbox {
         }
     }
 
-    /// What an item of a reply list says; nothing if it is no string.
-    fn read(&self, item: &Value) -> Option<Result<Envelope, Unreadable>> {
+    /// Which request an item of a reply list answers, and what it says; nothing if it is no string.
+    fn read<'a>(&self, item: &'a Value) -> Option<Answer<'a>> {
         match item {
-            Value::Bulk(bytes) => Some(match native::decode(bytes) {
-                Ok((reply, _)) if reply.data.len() > self.max_body => Err(Unreadable::TooLarge {
-                    size: reply.data.len(),
-                    id: reply.meta.correlation_id,
-                }),
-                Ok((mut reply, _)) => {
-                    self.handle.clock.read(&mut reply.meta);
-                    Ok(reply)
+            Value::Bulk(bytes) => Some(match native::decode_reply(bytes) {
+                Ok((id, reply)) if reply.data.len() > self.max_body => {
+                    let size = reply.data.len();
+                    (id, Err(Unreadable::TooLarge { size }))
                 }
-                Err(error) => Err(Unreadable::Malformed(error)),
+                Ok((id, mut reply)) => {
+                    self.handle.clock.read(&mut reply.meta);
+                    (id, Ok(reply))
+                }
+                Err(mut error) => {
+                    let id = error.correlation_id.take().map(Cow::Owned);
+                    (id, Err(Unreadable::Malformed(error)))
+                }
             }),
-            Value::Skipped(skipped) => Some(Err(Unreadable::TooLarge {
-                size: skipped.size,
-                id: salvage::route(skipped).correlation_id,
-            })),
+            Value::Skipped(skipped) => {
+                let id = salvage::route(skipped).correlation_id.map(Cow::Owned);
+                let size = skipped.size;
+                Some((id, Err(Unreadable::TooLarge { size })))
+            }
             _ => None,
         }
     }
@@ -270,7 +273,7 @@ impl Inbox {
         match message {
             Ok(reply) => self.sink.reply(id, reply),
             Err(Unreadable::Malformed(error)) => self.sink.malformed(id, error),
-            Err(Unreadable::TooLarge { size, .. }) => self.sink.failed(
+            Err(Unreadable::TooLarge { size }) => self.sink.failed(
                 id,
                 TransportError {
                     kind: TransportErrorKind::TooLarge,
@@ -345,16 +348,19 @@ impl Inbox {
             return;
         };
         match self.read(item) {
-            Some(message) => self.tell(&id, message),
+            Some((_, message)) => self.tell(&id, message),
             None => self.sink.malformed(&id, Malformed::new("it is no string")),
         }
     }
 }
 
+/// The request that a reply answers, if it says so, and what it says.
+type Answer<'a> = (Option<Cow<'a, str>>, Result<Envelope, Unreadable>);
+
 /// A reply that can't be handed up.
 enum Unreadable {
     Malformed(Malformed),
-    TooLarge { size: usize, id: Option<String> },
+    TooLarge { size: usize },
 }
 
 /// The broker refuses to let this node take its replies. Trying at once again would only burn its time.

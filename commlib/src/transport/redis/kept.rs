@@ -5,11 +5,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::RedisTransport;
+use super::fault::unexpected;
 use super::handle::Handle;
-use super::jobs::{Call, Job, Reply, Tell, unexpected};
+use super::jobs::{Call, Job, Tell};
+use super::outbox::Replies;
 use super::resp::{Skipped, Value};
 use super::responder::Route;
 use super::salvage;
@@ -29,12 +30,12 @@ const LIMIT: &str = "100000";
 pub(super) async fn send(
     transport: &RedisTransport,
     address: Address,
-    message: Envelope,
+    mut message: Envelope,
 ) -> Result<Accepted, TransportError> {
     let limit = transport.options.operation_timeout;
     transport.handle.check(format!("send to `{address}`"))?;
     let durability = transport.persistence.get(&transport.handle, limit).await;
-    let item = transport.encode_native(message, None);
+    let item = transport.encode_native(&mut message, None);
     let answer = transport
         .limited(format!("send to `{address}`"), |done| {
             keep(&address, item, Tell::Future(done))
@@ -51,11 +52,11 @@ pub(super) async fn send(
 pub(super) fn request(
     transport: &RedisTransport,
     address: Address,
-    message: Envelope,
+    mut message: Envelope,
     id: String,
     sink: Arc<dyn ReplySink>,
 ) {
-    let item = transport.encode_native(message, Some(&transport.reply_list));
+    let item = transport.encode_native(&mut message, Some(&transport.reply_list));
     let to = address.clone();
     let tell = move |answer: Result<Value, TransportError>| {
         if let Err(error) = answer.and_then(|answer| accepted(&to, &answer)) {
@@ -141,12 +142,8 @@ fn route_of(skipped: &Skipped, handle: &Handle) -> Option<Route> {
 
 /// Sends the answer to a request.
 pub(super) fn answer(handle: &Handle, route: &Route, answer: Envelope) {
-    handle.queue(Job::Reply(Reply {
-        item: route.encode(answer, handle),
-        list: route.list().to_owned(),
-        since: Instant::now(),
-        permit: None,
-    }));
+    let item = route.encode(answer, handle);
+    handle.queue(Job::Replies(Replies::new(route.list().to_owned(), &item, None)));
 }
 
 /// The answer to a request that can't be handled.

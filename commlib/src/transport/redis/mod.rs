@@ -21,6 +21,7 @@ mod outbox;
 mod pop;
 mod presence;
 mod pubsub;
+mod push;
 mod resp;
 mod responder;
 mod salvage;
@@ -53,8 +54,9 @@ use self::consumer::{ConsumerHandle, ConsumerTask, OpenFailure};
 use self::group::Member;
 use self::handle::Handle;
 use self::inbox::{Calls, Inbox};
-use self::jobs::{Call, Job, Origin, Push, Tell};
+use self::jobs::{Call, Job, Tell};
 use self::pubsub::{Command, Hub};
+use self::push::Origin;
 use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
@@ -193,16 +195,16 @@ impl RedisTransport {
     }
 
     /// The bytes of a request.
-    fn encode(&self, message: Envelope, reply_to: Option<&str>) -> Vec<u8> {
+    fn encode(&self, message: &mut Envelope, reply_to: Option<&str>) -> Vec<u8> {
         match self.options.dialect {
-            Dialect::CommlibPy => commlib_py::encode_request(&message, reply_to.unwrap_or_default()),
+            Dialect::CommlibPy => commlib_py::encode_request(message, reply_to.unwrap_or_default()),
             Dialect::Native => self.encode_native(message, reply_to),
         }
     }
 
-    fn encode_native(&self, mut message: Envelope, reply_to: Option<&str>) -> Vec<u8> {
+    fn encode_native(&self, message: &mut Envelope, reply_to: Option<&str>) -> Vec<u8> {
         self.handle.clock.stamp(&mut message.meta);
-        native::encode(&message, reply_to)
+        native::encode(message, reply_to)
     }
 
     /// Runs what has to be answered within the limit for operations.
@@ -213,7 +215,9 @@ impl RedisTransport {
     ) -> Result<T, TransportError> {
         self.handle.check(&what)?;
         self.handle
-            .outcome(self.options.operation_timeout, what, job)
+            .outcome(self.options.operation_timeout, what, |done| {
+                self.handle.queue(job(done))
+            })
             .await
     }
 
@@ -350,14 +354,14 @@ impl RedisTransport {
         what: &str,
         topic: &Pattern,
         address: Address,
-        message: Envelope,
+        mut message: Envelope,
     ) -> Result<Accepted, TransportError> {
         self.handle.check(what)?;
         let durability = self
             .persistence
             .get(&self.handle, self.options.operation_timeout)
             .await;
-        let item = self.encode_native(message, None);
+        let item = self.encode_native(&mut message, None);
         self.limited(what, |done| {
             Job::Append(stream::Append {
                 stream: stream::key(topic),
@@ -475,7 +479,7 @@ impl Transport for RedisTransport {
     fn request(&self, request: Request) -> Result<(), TransportError> {
         let Request {
             address,
-            message,
+            mut message,
             time_to_live,
             durable,
         } = request;
@@ -485,33 +489,28 @@ impl Transport for RedisTransport {
                 _ => error,
             });
         }
-        let (Some(sink), Some(id)) = (self.waiting.sink.get(), message.meta.id.clone()) else {
+        let (Some(sink), Some(id)) = (self.waiting.sink.get(), &message.meta.id) else {
             return Err(TransportError::did_not_run(
                 TransportErrorKind::Protocol,
                 "a request has an id and follows the opening of the inbox",
             ));
         };
         if durable {
+            let id = id.clone();
             kept::request(self, address, message, id, Arc::clone(sink));
             return Ok(());
         }
         let item = match &self.waiting.calls {
-            None => self.encode(message, Some(&self.reply_list)),
+            None => self.encode(&mut message, Some(&self.reply_list)),
             Some(calls) => {
-                let list = calls.add(id.clone());
-                self.encode(message, Some(&list))
+                let list = calls.add(message.meta.id.clone().unwrap_or_default());
+                self.encode(&mut message, Some(&list))
             }
         };
-        self.handle.queue(Job::Push(Push {
-            address,
-            item,
-            time_to_live: milliseconds(time_to_live),
-            origin: Origin::Call {
-                id,
-                sink: Arc::clone(sink),
-                calls: self.waiting.calls.clone(),
-            },
-        }));
+        let id = message.meta.id.unwrap_or_default();
+        let (time_to_live, origin) = (milliseconds(time_to_live), Origin::Call(id));
+        self.handle
+            .push(address, &item, time_to_live, origin, &self.waiting);
         Ok(())
     }
 
@@ -523,7 +522,7 @@ impl Transport for RedisTransport {
         false
     }
 
-    fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+    fn send(&self, mut request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         Box::pin(async move {
             if request.durable {
                 return kept::send(self, request.address, request.message).await;
@@ -534,42 +533,46 @@ impl Transport for RedisTransport {
                 self.handle.check(format!("send to `{}`", request.address))?;
                 inbox::bury(&self.handle, vec![list.clone()]);
             }
-            let item = self.encode(request.message, reply_to.as_deref());
+            let item = self.encode(&mut request.message, reply_to.as_deref());
             let what = format!("send to `{}`", request.address);
-            self.limited(&what, |done| {
-                Job::Push(Push {
-                    address: request.address,
-                    item,
-                    time_to_live: milliseconds(request.time_to_live),
-                    origin: Origin::Send(done),
-                })
-            })
-            .await
+            self.handle.check(&what)?;
+            let outcome = self.handle.outcome(self.options.operation_timeout, what, |done| {
+                let time_to_live = milliseconds(request.time_to_live);
+                let origin = Origin::Send(done);
+                self.handle
+                    .push(request.address, &item, time_to_live, origin, &self.waiting);
+            });
+            outcome.await
         })
     }
 
     fn publish(
         &self,
         address: Address,
-        message: Envelope,
+        mut message: Envelope,
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
-        Box::pin(async move {
-            if let Some(topic) = &options.durable {
+        if let Some(topic) = options.durable {
+            return Box::pin(async move {
                 let what = format!("publish to `{address}`");
-                return self.append(&what, topic, address, message).await;
-            }
-            let body = match self.options.dialect {
-                Dialect::CommlibPy => message.data,
-                Dialect::Native => self.encode_native(message, None).into(),
-            };
-            self.limited(PublishTo(address.clone()), |done| Job::Publish {
-                channel: address,
-                body,
-                done,
-            })
-            .await
-        })
+                self.append(&what, &topic, address, message).await
+            });
+        }
+        if let Err(error) = self.handle.check(PublishTo(&address)) {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let body = match self.options.dialect {
+            Dialect::CommlibPy => message.data,
+            Dialect::Native => self.encode_native(&mut message, None).into(),
+        };
+        let (done, outcome) = oneshot::channel();
+        self.handle.queue(Job::Publish {
+            channel: address,
+            body,
+            done,
+        });
+        // No limit of its own: a connection whose broker does not answer ends within seconds, and all that wait with it.
+        Box::pin(async { outcome.await.unwrap_or_else(|_| Err(TransportError::closed())) })
     }
 
     fn dead_letters(
@@ -613,9 +616,9 @@ impl Transport for RedisTransport {
 }
 
 /// What a publish is to do, for errors: most have none, so it is not put into words before.
-struct PublishTo(Address);
+struct PublishTo<'a>(&'a Address);
 
-impl fmt::Display for PublishTo {
+impl fmt::Display for PublishTo<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "publish to `{}`", self.0)
     }

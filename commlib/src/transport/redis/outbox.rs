@@ -7,12 +7,60 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
+use super::encode::GROUP_BYTES;
 use super::handle::Handle;
-use super::jobs::{Job, Reply};
+use super::jobs::Job;
+use super::resp;
 
 /// Bytes of replies that go along with a pop; more would hold it up.
 const MOST: usize = 1024 * 1024;
+
+/// Among so many of the latest rows, the one of a reply list is looked for.
+const RECENT: usize = 16;
+
+/// Replies on their way to one list.
+pub(super) struct Replies {
+    pub(super) list: String,
+    /// The replies, as words of a command.
+    pub(super) words: Vec<u8>,
+    pub(super) count: usize,
+    /// When the first of them was given.
+    pub(super) since: Instant,
+    /// Released when the broker has the replies.
+    pub(super) permits: Option<OwnedSemaphorePermit>,
+}
+
+impl Replies {
+    pub(super) fn new(list: String, item: &[u8], permit: Option<OwnedSemaphorePermit>) -> Self {
+        let mut replies = Self {
+            list,
+            words: Vec::new(),
+            count: 0,
+            since: Instant::now(),
+            permits: None,
+        };
+        replies.add(item, permit);
+        replies
+    }
+
+    fn add(&mut self, item: &[u8], permit: Option<OwnedSemaphorePermit>) {
+        resp::word(&mut self.words, item);
+        self.count += 1;
+        merge(&mut self.permits, permit);
+    }
+}
+
+/// Adds permits of the same consumer.
+pub(super) fn merge(permits: &mut Option<OwnedSemaphorePermit>, more: Option<OwnedSemaphorePermit>) {
+    match (permits, more) {
+        (Some(permits), Some(more)) => permits.merge(more),
+        (permits, more @ Some(_)) => *permits = more,
+        (_, None) => {}
+    }
+}
 
 /// Where the responders of one consumer leave their replies.
 pub(super) struct Outbox {
@@ -28,7 +76,7 @@ struct Collected {
     batch: u64,
     /// Requests of the latest batch that are not finished.
     left: usize,
-    replies: Vec<Reply>,
+    replies: Vec<Replies>,
     bytes: usize,
 }
 
@@ -56,7 +104,7 @@ impl Outbox {
     }
 
     /// The consumer takes what is there; what comes later is for the writer.
-    pub(super) fn close(&self) -> Vec<Reply> {
+    pub(super) fn close(&self) -> Vec<Replies> {
         let mut collected = self.collected.lock();
         collected.open = false;
         collected.bytes = 0;
@@ -64,15 +112,18 @@ impl Outbox {
     }
 
     /// A request of a batch was answered.
-    pub(super) fn reply(&self, batch: u64, reply: Reply) {
+    pub(super) fn reply(&self, batch: u64, list: String, item: &[u8], permit: Option<OwnedSemaphorePermit>) {
         let mut collected = self.collected.lock();
         collected.finished(batch);
-        if collected.open && collected.bytes + reply.item.len() <= MOST {
-            collected.bytes += reply.item.len();
-            collected.replies.push(reply);
-        } else {
+        if !collected.open || collected.bytes + item.len() > MOST {
             drop(collected);
-            self.handle.queue(Job::Reply(reply));
+            return self.handle.queue(Job::Replies(Replies::new(list, item, permit)));
+        }
+        collected.bytes += item.len();
+        let mut recent = collected.replies.iter_mut().rev().take(RECENT);
+        match recent.find(|row| row.list == list && row.words.len() < GROUP_BYTES) {
+            Some(row) => row.add(item, permit),
+            None => collected.replies.push(Replies::new(list, item, permit)),
         }
     }
 
@@ -92,38 +143,55 @@ impl Collected {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
-    fn reply() -> Reply {
-        Reply {
-            list: String::new(),
-            item: vec![0; MOST / 2],
-            since: Instant::now(),
-            permit: None,
-        }
+    /// Answers a request of a batch with half of what goes along.
+    fn reply(outbox: &Outbox, batch: u64, list: &str) {
+        outbox.reply(batch, list.to_owned(), &[0; MOST / 2], None);
     }
 
     #[test]
     fn replies_in_time_go_along_and_others_to_the_writer() {
         let (handle, mut jobs) = Handle::new();
         let outbox = Outbox::new(handle);
-        outbox.reply(0, reply());
-        assert!(matches!(jobs.try_recv(), Ok(Job::Reply(_))));
+        reply(&outbox, 0, "a");
+        assert!(matches!(jobs.try_recv(), Ok(Job::Replies(_))));
         let first = outbox.open(2);
         outbox.finished(first);
-        outbox.reply(first, reply());
+        reply(&outbox, first, "a");
         assert_eq!((outbox.left(), outbox.close().len()), (0, 1));
         assert!(jobs.try_recv().is_err());
         let second = outbox.open(4);
         // The one of an earlier batch is taken along, but does not count for this one.
-        outbox.reply(first, reply());
-        outbox.reply(second, reply());
-        outbox.reply(second, reply());
-        assert!(matches!(jobs.try_recv(), Ok(Job::Reply(_))), "too much at once");
+        reply(&outbox, first, "a");
+        reply(&outbox, second, "b");
+        reply(&outbox, second, "b");
+        assert!(matches!(jobs.try_recv(), Ok(Job::Replies(_))), "too much at once");
         assert_eq!((outbox.left(), outbox.close().len()), (2, 2));
-        outbox.reply(second, reply());
-        assert!(matches!(jobs.try_recv(), Ok(Job::Reply(_))));
+        reply(&outbox, second, "b");
+        assert!(matches!(jobs.try_recv(), Ok(Job::Replies(_))));
+    }
+
+    #[test]
+    fn replies_to_one_list_are_one_row() {
+        let (handle, _jobs) = Handle::new();
+        let outbox = Outbox::new(handle);
+        let permits = Arc::new(tokio::sync::Semaphore::new(3));
+        let batch = outbox.open(3);
+        for (list, item) in [("a", b"1"), ("b", b"2"), ("a", b"3")] {
+            let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
+            outbox.reply(batch, list.to_owned(), item, Some(permit));
+        }
+        let rows = outbox.close();
+        let seen: Vec<_> = rows.iter().map(|row| (row.list.as_str(), row.count)).collect();
+        assert_eq!(seen, [("a", 2), ("b", 1)]);
+        assert_eq!(rows[0].words, b"$1\r\n1\r\n$1\r\n3\r\n");
+        let held = |row: &Replies| row.permits.as_ref().unwrap().num_permits();
+        assert_eq!(
+            (held(&rows[0]), held(&rows[1]), permits.available_permits()),
+            (2, 1, 0)
+        );
+        drop(rows);
+        assert_eq!(permits.available_permits(), 3);
     }
 }

@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
 use super::Life;
 use super::handle::Handle;
-use super::jobs::{GiveBack, Job, Reply};
+use super::jobs::{GiveBack, Job};
 use super::outbox::Outbox;
 use crate::address::Address;
 use crate::envelope::{Dialect, Envelope, commlib_py, native};
@@ -158,13 +157,7 @@ impl Responder for RedisResponder {
         };
         let item = route.encode(reply, &self.outbox.handle);
         self.answered = true;
-        let reply = Reply {
-            list: route.list,
-            item,
-            since: Instant::now(),
-            permit: Some(permit),
-        };
-        self.outbox.reply(self.batch, reply);
+        self.outbox.reply(self.batch, route.list, &item, Some(permit));
     }
 
     fn finish(mut self: Box<Self>) {

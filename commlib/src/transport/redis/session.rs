@@ -15,7 +15,8 @@ use super::connection::{IDLE, Link, LinkError, SILENCE, WriteHalf};
 use super::encode::Encoder;
 use super::fault;
 use super::handle::Handle;
-use super::jobs::{Flight, Job, Load, Next, Push};
+use super::jobs::{Flight, Job, Load, Next};
+use super::push::{Row, Rows};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
 use super::standing::Standings;
@@ -27,6 +28,8 @@ const HIGH_WATER: usize = 1024 * 1024;
 const MOST_IN_FLIGHT: usize = 4096;
 /// Jobs taken at once.
 const BATCH: usize = 512;
+/// How often others are let go first when they are expected to have something for the same write.
+const TURNS: usize = 16;
 /// A reply that could not be written for this long has nobody who waits for it.
 const REPLY_AGE: Duration = Duration::from_secs(30);
 
@@ -60,6 +63,8 @@ pub(super) struct Session {
     batch: Vec<Job>,
     /// Whether there were several at the last look.
     crowd: bool,
+    /// How often others were let go first since jobs were taken.
+    turns: usize,
     out: Vec<u8>,
     /// How much of `out` was written.
     position: usize,
@@ -83,6 +88,7 @@ impl Session {
             modern,
             batch: Vec::with_capacity(BATCH),
             crowd: false,
+            turns: 0,
             out: Vec::with_capacity(16 * 1024),
             position: 0,
             before: 0,
@@ -100,30 +106,38 @@ impl Session {
     /// Encodes jobs.
     pub(super) fn take(&mut self, jobs: &mut Vec<Job>, wake: Option<&str>) {
         let now = Instant::now();
-        jobs.retain(|job| !matches!(job, Job::Reply(reply) if now - reply.since > REPLY_AGE));
+        jobs.retain(|job| !matches!(job, Job::Replies(replies) if now - replies.since > REPLY_AGE));
+        let rows = self.handle.rows.take();
+        let items = rows.iter().map(|row| row.origins.len()).sum::<usize>();
+        let others = jobs.iter().filter(|job| !matches!(job, Job::Rows));
+        self.crowd = others.count() + items > 1;
+        self.turns = 0;
         let (before, flights) = (self.before, &mut self.flights);
         let mut encoder = Encoder {
             scripts: &self.scripts,
             wake,
             standings: self.modern.then_some(&mut self.standings),
             out: &mut self.out,
+            now,
         };
-        encoder.encode(jobs, |load, length, answers| {
+        encoder.encode(jobs, rows, |load, length, answers| {
             flights.push_back(Flight::new(load, before + length as u64, now, answers));
         });
     }
 
     /// Takes pushes back.
-    fn withdraw(&mut self, pushes: Vec<Push>, error: TransportError) {
+    fn withdraw(&mut self, row: Row, error: TransportError) {
+        let now = Instant::now();
         let (before, flights) = (self.before, &mut self.flights);
         let mut encoder = Encoder {
             scripts: &self.scripts,
             wake: None,
             standings: None,
             out: &mut self.out,
+            now,
         };
-        encoder.withdraw(pushes, error, |load, length, answers| {
-            flights.push_back(Flight::new(load, before + length as u64, Instant::now(), answers));
+        encoder.withdraw(row, error, |load, length, answers| {
+            flights.push_back(Flight::new(load, before + length as u64, now, answers));
         });
     }
 
@@ -180,13 +194,12 @@ impl Session {
                         return Err(End::Lost(LinkError(text.into())));
                     }
                 }
-                more = fill(jobs, &mut self.batch, crowd),
+                more = fill(jobs, &mut self.batch, &self.handle.rows, crowd, &mut self.turns),
                     if waiting < HIGH_WATER && self.flights.len() < MOST_IN_FLIGHT && !self.read_only =>
                 {
                     if !more {
                         return Err(End::Stopped);
                     }
-                    self.crowd = self.batch.len() > 1;
                     let mut batch = mem::take(&mut self.batch);
                     self.take(&mut batch, wake);
                     self.batch = batch;
@@ -259,7 +272,7 @@ impl Session {
             load => match load.answered(value, &mut self.standings) {
                 Next::Nothing => {}
                 Next::Again(load) => self.again(load),
-                Next::Withdraw(pushes, error) => self.withdraw(pushes, error),
+                Next::Withdraw(row, error) => self.withdraw(row, error),
             },
         }
         Ok(())
@@ -279,7 +292,7 @@ impl Session {
             }
         }
         let load = match load {
-            Load::Withdrawal(pushes, error) => return self.withdraw(pushes, error),
+            Load::Withdrawal(row, error) => return self.withdraw(row, error),
             load => load,
         };
         let mut jobs = super::encode::jobs_of(load);
@@ -294,24 +307,32 @@ impl Session {
         for flight in mem::take(&mut self.flights) {
             kept.extend(flight.load.lost(reason, flight.end <= written));
         }
-        kept.extend(self.batch.drain(..).filter_map(Job::unsent));
+        let handle = &self.handle;
+        kept.extend(self.batch.drain(..).filter_map(|job| job.unsent(handle)));
     }
 }
 
 /// Waits until there are jobs; whether there can be any. In a crowd, others that are about to run now, such as the
 /// callers of a batch of replies, get into the same write; who is alone does not wait for them. Cancellation safe.
-async fn fill(jobs: &mut mpsc::UnboundedReceiver<Job>, batch: &mut Vec<Job>, crowd: bool) -> bool {
-    if batch.is_empty() {
-        if jobs.recv_many(batch, BATCH).await == 0 {
-            return false;
-        }
-        if crowd || batch.len() > 1 {
+async fn fill(
+    jobs: &mut mpsc::UnboundedReceiver<Job>,
+    batch: &mut Vec<Job>,
+    rows: &Rows,
+    crowd: bool,
+    turns: &mut usize,
+) -> bool {
+    if batch.is_empty() && jobs.recv_many(batch, BATCH).await == 0 {
+        return false;
+    }
+    if crowd || batch.len() > 1 {
+        while *turns == 0 || *turns < TURNS && rows.expects_more() {
+            *turns += 1;
             tokio::task::yield_now().await;
-            while batch.len() < BATCH
-                && let Ok(job) = jobs.try_recv()
-            {
-                batch.push(job);
-            }
+        }
+        while batch.len() < BATCH
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
         }
     }
     true

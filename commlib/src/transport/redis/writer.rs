@@ -45,6 +45,16 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// A call was not delivered, or not certainly.
+    pub(super) fn failed(&self, id: &str, error: TransportError) {
+        if let Some(calls) = &self.calls {
+            calls.failed(id, error.execution);
+        }
+        if let Some(sink) = self.sink.get() {
+            sink.failed(id, error);
+        }
+    }
+
     /// Ends all calls: their request or their reply may be lost.
     pub(super) fn lost(&self, reason: &str) {
         if let Some(calls) = &self.calls {
@@ -156,7 +166,7 @@ impl Writer {
             session.lost(&text, &mut kept);
             // What still waits was not written, and its callers shall not be told that it may have been.
             while let Ok(job) = self.jobs.try_recv() {
-                kept.extend(job.unsent());
+                kept.extend(job.unsent(&self.handle));
             }
             match end {
                 End::Stopped => break,
@@ -171,7 +181,7 @@ impl Writer {
         }
         self.jobs.close();
         while let Ok(job) = self.jobs.try_recv() {
-            job.unsent();
+            job.unsent(&self.handle);
         }
         self.state.send_replace(ConnectionState::Closed);
     }
@@ -201,7 +211,7 @@ impl Writer {
                 tokio::select! {
                     result = &mut open => break result,
                     () = self.stop.cancelled() => return None,
-                    job = self.jobs.recv() => kept.extend(job?.unsent()),
+                    job = self.jobs.recv() => kept.extend(job?.unsent(&self.handle)),
                 }
             };
             match result {

@@ -370,8 +370,8 @@ impl Template {
 
     fn replace<'a>(&'a self, mut levels: impl Iterator<Item = &'a str>) -> String {
         let mut text = String::with_capacity(self.as_str().len() + 16);
-        for level in self.as_str().split('.') {
-            if !text.is_empty() {
+        for (at, level) in self.as_str().split('.').enumerate() {
+            if at > 0 {
                 text.push('.');
             }
             // A missing level leaves an empty one behind, which the grammar check that follows refuses.
@@ -473,6 +473,10 @@ mod tests {
         );
         assert_eq!(
             Template::from_static("a.{x}").fill(&[""]),
+            Err(AddressError::EmptyLevel)
+        );
+        assert_eq!(
+            Template::from_static("{x}.a").fill(&[""]),
             Err(AddressError::EmptyLevel)
         );
     }

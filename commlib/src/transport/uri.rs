@@ -62,7 +62,8 @@ impl<'a> Parts<'a> {
             None => (None, None),
         };
         let (host, port) = host_and_port(place)?;
-        if host.is_empty() && (login.is_some() || port.is_some()) {
+        // Nor a `:` alone: what follows it may be the end of a login.
+        if host.is_empty() && !authority.is_empty() {
             return Err("there is no host");
         }
         Ok(Self {
@@ -155,6 +156,7 @@ mod tests {
             ("redis://::1", "brackets"),
             ("redis://u:p@", "no host"),
             ("redis://:6379", "no host"),
+            ("redis+unix://:/canary@", "no host"),
             ("redis://a b", "character"),
             ("redis://h\n/1", "control"),
         ] {

@@ -49,7 +49,6 @@ pub mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod tls;
-mod uri;
 pub(crate) mod url;
 
 use std::fmt;

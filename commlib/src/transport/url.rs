@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::uri::Parts;
 use crate::error::ConnectError;
 
 /// The schemes that exist, whether built in or not.
@@ -127,14 +126,14 @@ impl BrokerUrl {
     /// # Errors
     /// [`ConnectError::Url`] says what is wrong, without repeating the URL.
     pub fn parse(text: &str) -> Result<Self, ConnectError> {
-        let url = Parts::of(text).map_err(|error| {
+        let url = ::url::Url::parse(text).map_err(|error| {
             ConnectError::Url(format!(
                 "it is not a URL ({error}); write for example `redis://127.0.0.1`"
             ))
         })?;
         let scheme = Scheme::ALL
             .into_iter()
-            .find(|scheme| scheme.as_str() == url.scheme)
+            .find(|scheme| scheme.as_str() == url.scheme())
             .ok_or_else(|| {
                 let known: Vec<_> = Scheme::ALL
                     .iter()
@@ -142,18 +141,18 @@ impl BrokerUrl {
                     .collect();
                 ConnectError::Url(format!(
                     "unknown scheme `{}`; use one of {}",
-                    url.scheme,
+                    url.scheme(),
                     known.join(", ")
                 ))
             })?;
-        if url.has_fragment {
+        if url.fragment().is_some() {
             return Err(ConnectError::Url(
                 "it has a fragment (`#…`), which means nothing here; write `#` in a password as `%23`".into(),
             ));
         }
         // Of a password with a `/` or `?` in it, the rest would be taken for a path or a setting, and be shown.
         let at = |part: &str| part.contains('@');
-        if url.query.is_some_and(at) || (scheme != Scheme::RedisUnix && at(url.path)) {
+        if url.query().is_some_and(at) || (scheme != Scheme::RedisUnix && at(url.path())) {
             return Err(ConnectError::Url(
                 "it has an `@` after the host; write it as `%40`, and in a password `/` as `%2f` and `?` as `%3f`".into(),
             ));
@@ -164,14 +163,21 @@ impl BrokerUrl {
                 .map(std::borrow::Cow::into_owned)
                 .map_err(|_| ConnectError::Url(format!("the {what} is not UTF-8 after percent-decoding")))
         };
-        let user = url.user.map(|user| decode("user", user)).transpose()?;
+        let user = match url.username() {
+            "" => None,
+            user => Some(decode("user", user)?),
+        };
         let password = url
-            .password
+            .password()
             .map(|password| decode("password", password))
             .transpose()?
             .map(Secret);
-        let host = decode("host", &url.host)?;
-        let raw_path = url.path;
+        let host = match url.host() {
+            Some(::url::Host::Ipv6(address)) => address.to_string(),
+            Some(host) => decode("host", &host.to_string())?,
+            None => String::new(),
+        };
+        let raw_path = url.path();
         let path = match scheme {
             Scheme::RedisUnix => decode("path", raw_path)?,
             _ => decode("path", raw_path.strip_prefix('/').unwrap_or(raw_path))?,
@@ -179,13 +185,13 @@ impl BrokerUrl {
         let mut parsed = Self {
             scheme,
             host,
-            port: url.port.unwrap_or(scheme.default_port()),
+            port: url.port().unwrap_or(scheme.default_port()),
             user,
             password,
             path,
             settings: BTreeMap::new(),
         };
-        for (name, value) in url.settings() {
+        for (name, value) in url.query_pairs() {
             parsed.set(&name, &value)?;
         }
         parsed.check(raw_path)?;

@@ -11,6 +11,19 @@ fuzz_target!(|input: (Message, Option<String>)| {
     let (Message(mut message), reply_to) = input;
     let wire = Bytes::from(native::encode(&message, reply_to.as_deref()));
     let read = native::decode(&wire);
+    // Names that are reserved are none of a header, and no reader takes more than a few hundred.
+    let names: Vec<_> = message
+        .meta
+        .headers
+        .iter()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    if names.len() > 200 {
+        return;
+    }
+    for name in names.iter().filter(|name| name.starts_with("commlib-")) {
+        message.meta.headers.remove(name);
+    }
     assert_eq!(
         native::decode_topic(&wire).ok().as_ref(),
         read.as_ref().ok().map(|(read, _)| read)

@@ -136,6 +136,15 @@ impl LedgerRun {
             let back = recovery(&calls, *ended, next);
             report.line(format!("{step}: {began:.1?} to {ended:.1?}, {back}"));
         }
+        if let Some((step, _, ended)) = times.last() {
+            for (what, ledger) in [("calls", &calls), ("durable topic", &messages)] {
+                let mut after = ledger.successes().filter(|(begun, _)| begun > ended);
+                let is_back = ledger.is_empty() || after.any(|(_, done)| done.is_some());
+                report.check(is_back, || {
+                    format!("{what}: nothing came back after the last fault, {step}")
+                });
+            }
+        }
         report.line(format!(
             "tenths of calls that succeeded, by second: {}",
             timeline(&calls)

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use commlib::prelude::*;
 use commlib::{ConnectionState, Execution, StatusCode};
-use commlib_tests::{RedisNode, RedisServer, eventually};
+use commlib_tests::{Direction, Flow, RedisNode, RedisServer, eventually};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::load::{Load, Numbers};
 use crate::world::{
-    Broker, JobClient, NewsPublisher, NewsSubscriber, SOON, World, answered, ending, in_flight,
+    Broker, JobClient, NewsPublisher, NewsSubscriber, Record, SOON, World, answered, ending, in_flight, serve,
 };
 
 const SHORT: Duration = Duration::from_millis(800);
@@ -350,5 +351,42 @@ async fn a_broker_that_evicts_is_warned_about_at_connect() {
         let url = format!("redis://limited:pw@127.0.0.1:{}", evicts.port());
         let warned = warnings_at_connect(&url).await;
         assert!(warned.contains(word), "{rules:?}: {warned:?}");
+    }
+}
+
+/// A network that forgot a connection takes all that is written to it. Whoever writes on must notice that nothing comes
+/// back, on both sides, and be back soon after the network is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writing_on_does_not_hide_a_dead_connection() {
+    // Long enough for tries to reconnect to be lost in it as well.
+    const HOLE: Duration = Duration::from_secs(6);
+    // A try that was lost in the hole takes up to five seconds, and the next one up to two more.
+    const BACK: Duration = Duration::from_secs(10);
+    let (world, _broker) = start(&[]).await;
+    let (proxy, url) = world.proxy().await;
+    let serving = world.builder().connect(&url).await.expect("the broker is there");
+    let _server = serve(&serving, &Record::new(), 16).await;
+    let node = world.builder().connect(&url).await.expect("the broker is there");
+    let job = JobClient::new(&node);
+    answered(&job).await;
+    for direction in [Direction::ToBroker, Direction::ToClient] {
+        proxy.set_one(direction, Flow::Swallow);
+        let begun = Instant::now();
+        let mut ticks = interval(Duration::from_millis(50));
+        let mut calls = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                now = ticks.tick() => {
+                    if now > begun + HOLE {
+                        proxy.set(Flow::Pass);
+                    }
+                    assert!(now < begun + HOLE + BACK, "{direction:?}: no call succeeded after the hole");
+                    calls.push(job.run(1).timeout(SHORT).into_future());
+                }
+                Some(result) = calls.next() => if result.is_ok() && begun.elapsed() > HOLE {
+                    break;
+                },
+            }
+        }
     }
 }

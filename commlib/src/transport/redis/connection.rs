@@ -8,10 +8,11 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::ServerError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 
 use super::fault;
 use super::resp::{self, Decoder, NotResp, Value};
@@ -23,6 +24,8 @@ use crate::transport::{BrokerUrl, Tls};
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
 /// A connection on which nothing happens is asked for a sign of life this often.
 pub(super) const IDLE: Duration = Duration::from_secs(3);
+/// A connection that is not open after this long may be lost: a new one is tried beside it.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// How much is read at once: little while little comes, as a message that is kept keeps the whole chunk.
 const SMALL_CHUNK: usize = 8 * 1024;
@@ -167,8 +170,22 @@ impl Endpoint {
     }
 
     /// Connects and logs in, within the timeout. `role` names the connection at the broker.
+    ///
+    /// A try that hears nothing may be lost in an outage that is over by now, or on a slow network: another one is made
+    /// beside it every now and then, and the first that ends counts.
     pub(super) async fn open(&self, role: &str) -> Result<Link, OpenError> {
-        match tokio::time::timeout(self.timeout, self.open_now(role)).await {
+        let first = async {
+            let mut tries = FuturesUnordered::new();
+            let mut again = interval(TRY_AGAIN);
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(result) = tries.next() => return result,
+                    _ = again.tick() => tries.push(self.open_now(role)),
+                }
+            }
+        };
+        match tokio::time::timeout(self.timeout, first).await {
             Ok(result) => result,
             Err(_) => Err(OpenError::Timeout),
         }

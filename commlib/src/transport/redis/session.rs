@@ -74,6 +74,8 @@ pub(super) struct Session {
     /// Answers to the loading of scripts, until all are there.
     loaded: Vec<Value>,
     last_write: Instant,
+    /// When the flight that was the oldest one then was last written to its end.
+    asked: Instant,
     /// Whether the broker said that it takes no writes. Then nothing more is sent, and the connection ends when all that
     /// was sent is answered.
     read_only: bool,
@@ -95,6 +97,7 @@ impl Session {
             flights: VecDeque::new(),
             loaded: Vec::new(),
             last_write: Instant::now(),
+            asked: Instant::now(),
             read_only: false,
         }
     }
@@ -207,7 +210,10 @@ impl Session {
                 now = tick.tick() => {
                     match self.flights.front() {
                         Some(flight) => {
-                            let heard = reader.heard.max(flight.since).max(self.last_write);
+                            // While bytes wait for a slow network, it lives as long as it takes some. Once nothing waits,
+                            // to write on proves nothing: a network that forgot the connection takes everything.
+                            let taken = if waiting > 0 { self.last_write } else { self.asked };
+                            let heard = reader.heard.max(flight.since).max(taken);
                             if now.saturating_duration_since(heard) > SILENCE {
                                 return Err(End::Lost(LinkError::silent()));
                             }
@@ -222,8 +228,14 @@ impl Session {
     }
 
     fn wrote(&mut self, count: usize) {
+        let before = self.before + self.position as u64;
         self.position += count;
         self.last_write = Instant::now();
+        if let Some(first) = self.flights.front()
+            && (before + 1..=before + count as u64).contains(&first.end)
+        {
+            self.asked = self.last_write;
+        }
         if self.position == self.out.len() {
             self.before += self.position as u64;
             self.position = 0;

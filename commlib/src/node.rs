@@ -35,6 +35,9 @@ pub(crate) use sending::{Begun, Sending, cancel_topic, wire_error};
 /// The environment variable that [`Node::from_env`] reads.
 pub const URL_VARIABLE: &str = "COMMLIB_URL";
 
+/// What closing the connection may take when handlers used up the time for shutting down.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// One connection to a broker. Cheap to clone; all clones are the same node.
 ///
 /// ```
@@ -164,7 +167,8 @@ impl Node {
 
     /// Stops taking requests and messages, finishes what was taken, and closes the connection, within `limit`.
     ///
-    /// Work that does not finish in time is told through its context, then ended; its callers get `unavailable`.
+    /// Work that does not finish in time is told through its context, then ended; its callers get `unavailable`. That,
+    /// and a broker that is slow to take it, can add up to 1.5 s.
     /// Calls of this node that are still in flight end with an error. A second call does nothing.
     ///
     /// # Errors
@@ -181,10 +185,8 @@ impl Node {
         let servers = std::mem::take(&mut *self.inner.servers.lock());
         let drained =
             futures_util::future::join_all(servers.iter().map(|server| server.shutdown(deadline))).await;
-        // Half a second for the broker's goodbye, even when handlers used up all the time.
-        let rest = deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(500));
+        // Some time for the last replies and the broker's goodbye, even when handlers used up all of it.
+        let rest = deadline.saturating_duration_since(Instant::now()).max(GOODBYE);
         let closed = self.inner.transport.close(rest).await;
         transport::ReplySink::lost(&*self.inner.pending, TransportError::closed_in_flight());
         drained.into_iter().collect::<Result<(), _>>()?;

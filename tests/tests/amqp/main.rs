@@ -3,6 +3,7 @@
 mod alarm;
 mod auto_ack;
 mod channels;
+mod goodbye;
 mod login;
 mod redelivery;
 mod returns;

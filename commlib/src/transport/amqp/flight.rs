@@ -35,6 +35,8 @@ const MAX_BATCHES: usize = 1;
 const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 /// After a connection is gone the library settles everything at once; this is only in case that it does not.
 const SETTLE: Duration = Duration::from_millis(300);
+/// How long the broker may take to deal with what was written before a lane is closed; less if its node has less.
+const CLOSE: Duration = Duration::from_secs(5);
 
 type Promise = oneshot::Sender<Result<Accepted, TransportError>>;
 
@@ -182,6 +184,11 @@ impl Flight<'_> {
         };
         if end == End::Lost {
             let _ = tokio::time::timeout(SETTLE, wait).await;
+        }
+        if end == End::Closed && blocked.borrow().is_none() {
+            // The broker may forget what comes right before the end of a connection. It answers this when it has dealt
+            // with everything that was written before.
+            let _ = tokio::time::timeout(CLOSE, channel.close(200, name("closed"))).await;
         }
         if let Some(inbox) = inbox {
             inbox.finish(SETTLE).await;

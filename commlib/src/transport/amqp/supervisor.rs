@@ -446,8 +446,11 @@ impl Slot {
         let reason = tokio::select! {
             reason = link.watch(events, self.role, &self.board) => reason,
             () = self.stop.cancelled() => {
-                let grace = *self.grace.lock();
-                link.close(grace).await;
+                let until = Instant::now() + *self.grace.lock();
+                // They close their channels first.
+                link.sessions.close();
+                let _ = tokio::time::timeout_at(until.into(), link.sessions.wait()).await;
+                link.close(until.saturating_duration_since(Instant::now())).await;
                 "closed".to_owned()
             }
         };

@@ -1,6 +1,5 @@
 //! What was handed to the broker right before a node is shut down is not lost with the connection.
 
-use commlib::prelude::*;
 use commlib_tests::{RabbitMq, eventually};
 use futures_util::future;
 use tokio::time::timeout;

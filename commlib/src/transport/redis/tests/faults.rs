@@ -133,6 +133,33 @@ async fn an_idle_black_hole_is_noticed() {
         .unwrap();
 }
 
+/// A network that forgot a connection takes all that is written to it.
+#[tokio::test]
+async fn subscribing_on_does_not_hide_a_dead_connection() {
+    let server = RedisServer::start().await;
+    let proxy = FaultProxy::start(server.port()).await;
+    let node = connect(&url(&server.url_at(proxy.port())), options())
+        .await
+        .unwrap();
+    let (_subscription, mut heard) = subscribe(&node, "a.b").await;
+    for direction in [Direction::ToBroker, Direction::ToClient] {
+        proxy.set_one(direction, Flow::Swallow);
+        let end = Instant::now() + LIMIT;
+        let mut tries = 0;
+        while heard.try_recv() != Ok(Heard::Gap) {
+            assert!(Instant::now() < end, "{direction:?}: not noticed");
+            tries += 1;
+            let (spec, _) = subscribe_spec(&format!("c.{tries}"));
+            // Nobody waits for long: to give up is a command as well.
+            let _ = timeout(Duration::from_millis(50), node.subscribe(spec)).await;
+            if tries == 20 {
+                // New connections get through from here on; what lost something stays dead.
+                proxy.set(Flow::Pass);
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_was_not_written_did_not_run() {
     let server = RedisServer::start().await;

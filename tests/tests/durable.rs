@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use commlib::prelude::*;
+use commlib::topic::{RecvError, Subscription};
 use commlib::{Dialect, Durability};
-use commlib_tests::{Program, RabbitMq, RedisServer, eventually, unique};
+use commlib_tests::{Child, Program, RabbitMq, RedisServer, Reply, eventually, unique};
 use parking_lot::Mutex;
+use tokio::time::timeout;
 
 /// How long a test waits for what must happen; a member that died is missed after 10 s.
 const SOON: Duration = Duration::from_secs(40);
@@ -144,8 +146,8 @@ async fn child() {
     std::future::pending().await
 }
 
-/// A member that is killed while it handles messages leaves them to another one.
-async fn a_killed_member_loses_nothing(url: &str) {
+/// A member in a process of its own, which never gets done with what it took.
+async fn member(url: &str) -> Child {
     let program = std::env::current_exe().unwrap();
     let mut child = Program::new(program)
         .args(["--exact", "child", "--nocapture"])
@@ -153,6 +155,12 @@ async fn a_killed_member_loses_nothing(url: &str) {
         .name("member")
         .start();
     child.wait_line("ready", SOON).await;
+    child
+}
+
+/// A member that is killed while it handles messages leaves them to another one.
+async fn a_killed_member_loses_nothing(url: &str) {
+    let mut child = member(url).await;
     let node = Node::connect(url).await.unwrap();
     place(&node, 0..10).await;
     for _ in 0..2 {
@@ -176,6 +184,107 @@ async fn a_killed_member_loses_nothing_on_redis() {
 async fn a_killed_member_loses_nothing_on_rabbitmq() {
     let broker = RabbitMq::start().await;
     a_killed_member_loses_nothing(&broker.url()).await;
+}
+
+/// The stream of the topic.
+const STREAM: &str = "commlib:stream:orders.placed";
+
+async fn trim(broker: &RedisServer, left: u64) {
+    let answer = broker
+        .command(&["XTRIM", STREAM, "MAXLEN", "=", &left.to_string()])
+        .await;
+    assert!(matches!(answer, Reply::Int(1..)), "{answer:?}");
+}
+
+/// What a reader gets until there is nothing more: orders, and a `None` for each gap.
+async fn hear(orders: &mut Subscription<u64>, until: u64) -> Vec<Option<u64>> {
+    let mut heard = Vec::new();
+    while heard.last() != Some(&Some(until)) {
+        let item = timeout(SOON, orders.next()).await.expect("in time").unwrap();
+        heard.push(match item {
+            Ok(received) => Some(received.message),
+            Err(RecvError::Gap) => None,
+            Err(other) => panic!("{other}"),
+        });
+    }
+    heard
+}
+
+/// Asking for more than there is says that the last one is handled.
+async fn leave(mut orders: Subscription<u64>) {
+    orders.stop().await;
+    assert_eq!(orders.next().await, None);
+}
+
+fn all(orders: std::ops::Range<u64>) -> impl Iterator<Item = Option<u64>> {
+    orders.map(Some)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_trimming_overtakes_is_told() {
+    let broker = RedisServer::start().await;
+    let node = Node::connect(&broker.url()).await.unwrap();
+    let join = async || {
+        let joining = OrdersSubscriber::new(&node).placed().group("readers");
+        joining.buffer(1).await.unwrap()
+    };
+    // A topic that had messages before the group.
+    place(&node, 0..5).await;
+    let mut orders = join().await;
+    place(&node, 5..40).await;
+    assert_eq!(hear(&mut orders, 24).await, all(5..25).collect::<Vec<_>>());
+    // What is removed the group has got, but for a part that it is told of once.
+    trim(&broker, 15).await;
+    assert_eq!(hear(&mut orders, 34).await, all(25..35).collect::<Vec<_>>());
+    place(&node, 40..60).await;
+    trim(&broker, 20).await;
+    let heard = hear(&mut orders, 59).await;
+    // One or two were on their way to the reader.
+    let taken = heard.iter().position(Option::is_none).expect("a gap");
+    assert!(taken <= 2, "{heard:?}");
+    let told: Vec<_> = all(35..35 + taken as u64)
+        .chain([None])
+        .chain(all(40..60))
+        .collect();
+    assert_eq!(heard, told);
+    // So is one that was away, and nothing is left to tell afterwards.
+    leave(orders).await;
+    place(&node, 60..80).await;
+    trim(&broker, 5).await;
+    let mut orders = join().await;
+    let heard = hear(&mut orders, 79).await;
+    assert_eq!(heard, [None].into_iter().chain(all(75..80)).collect::<Vec<_>>());
+    place(&node, 80..90).await;
+    assert_eq!(hear(&mut orders, 89).await, all(80..90).collect::<Vec<_>>());
+    // One that has got everything has missed nothing.
+    trim(&broker, 2).await;
+    leave(orders).await;
+    let mut orders = join().await;
+    place(&node, 90..100).await;
+    let heard = hear(&mut orders, 99).await;
+    assert!(!heard.contains(&None), "{heard:?}");
+    assert_eq!(heard.iter().flatten().max(), Some(&99));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_told_of_removed_messages_that_a_dead_member_had() {
+    let broker = RedisServer::start().await;
+    let mut child = member(&broker.url()).await;
+    let node = Node::connect(&broker.url()).await.unwrap();
+    place(&node, 0..2).await;
+    for _ in 0..2 {
+        child.wait_line("took", SOON).await;
+    }
+    child.kill().await;
+    place(&node, 2..10).await;
+    trim(&broker, 8).await;
+    let mut orders = OrdersSubscriber::new(&node)
+        .placed()
+        .group("clerks")
+        .await
+        .unwrap();
+    let told: Vec<_> = [None].into_iter().chain(all(2..10)).collect();
+    assert_eq!(hear(&mut orders, 9).await, told);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

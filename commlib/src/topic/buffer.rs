@@ -25,7 +25,7 @@ pub(super) enum Item {
     Message(TopicMessage),
     /// So many messages were dropped here.
     Lagged(u64),
-    /// Messages may have been missed while the connection was away.
+    /// Messages may have been missed.
     Gap,
 }
 

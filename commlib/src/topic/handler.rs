@@ -268,7 +268,7 @@ async fn work(worker: Arc<Worker>, mut reader: Reader, concurrency: usize) {
                 continue;
             }
             Some(Item::Gap) => {
-                tracing::warn!(topic = %worker.topic.template, "the connection was away: messages may have been missed");
+                tracing::warn!(topic = %worker.topic.template, "messages may have been missed: the connection was away, or the broker did not keep them long enough");
                 continue;
             }
             None => return,

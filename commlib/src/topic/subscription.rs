@@ -275,8 +275,11 @@ pub enum RecvError {
     /// The reader was too slow, or messages were unusable: so many were dropped.
     #[error("{0} messages were dropped; read faster, or raise the buffer")]
     Lagged(u64),
-    /// The connection was away: messages may have been missed.
-    #[error("the connection was away; messages may have been missed")]
+    /// Messages may have been missed: the connection was away; or, in a group of a durable topic, the broker has removed
+    /// messages before the group came to them.
+    #[error(
+        "messages may have been missed: the connection was away, or the broker did not keep them long enough"
+    )]
     Gap,
     /// A message is not of the declared type.
     #[error("a message on `{topic}` is not of the declared type: {reason}")]

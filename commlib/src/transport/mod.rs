@@ -374,7 +374,7 @@ pub trait TopicSink: Send + Sync + 'static {
         Box::pin(std::future::ready(()))
     }
 
-    /// Messages were or may have been missed: the connection was away.
+    /// Messages were or may have been missed: the connection was away, or the broker removed them.
     fn gap(&self);
 
     /// A message was dropped because it was malformed or too large.

@@ -29,9 +29,11 @@ mod scripts;
 mod session;
 mod standing;
 mod stream;
+mod stream_held;
 mod stream_letters;
 mod stream_member;
 mod stream_scripts;
+mod stream_watch;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;

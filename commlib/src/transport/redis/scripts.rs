@@ -28,8 +28,8 @@ pub(super) enum Script {
     /// KEYS lists; ARGV mark, time to live in ms. Leaves a list behind that dies by itself, and a later reply with it.
     Tombstone,
     /// KEYS stream; ARGV group, member, how long in ms nobody spoke for what is left behind, where to begin, most
-    /// entries; or in place of the last two nothing, and entries. Returns where to go on, then the number of deliveries
-    /// and the entry of each.
+    /// entries; or in place of the last two nothing, and entries. Returns where to go on, how many entries are gone from
+    /// the stream, then the number of deliveries and the entry of each.
     TakeOver,
     /// KEYS stream, dead letters; ARGV group, entry, most dead letters, reason, attempts, 1 if the entry is only for this
     /// group. Once only.
@@ -47,6 +47,9 @@ pub(super) enum Script {
     ClaimKey,
     /// KEYS what is known of an idempotency key; ARGV body, owner, time to live in ms, and if there is one the answer.
     Conclude,
+    /// KEYS stream; ARGV group. Returns how many entries are gone that the group never got (-1 if nobody can know), and how
+    /// many are there that it got.
+    Overtaken,
 }
 
 impl Script {
@@ -56,7 +59,7 @@ impl Script {
     }
 }
 
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     "if ARGV[1] == '1' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -122,6 +125,7 @@ return 1",
     stream_scripts::SETTLE,
     stream_scripts::CLAIM_KEY,
     stream_scripts::CONCLUDE,
+    stream_scripts::OVERTAKEN,
 ];
 
 /// The scripts with their digests, and whether the broker has them.

@@ -4,7 +4,6 @@
 //! *pending* at the broker until it is acknowledged. While its handler runs, or while it rests before the next attempt,
 //! the member says every few seconds that it still has it; what nobody spoke for is taken over by another member.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +18,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::fault;
-use super::handle::Handle;
-use super::jobs::{Ask, Call, Job};
 use super::kept;
 use super::resp::{self, Value};
-use super::responder::Route;
 use super::scripts::{Script, Scripts};
-use super::stream::{Ack, Place};
-use super::stream_letters::{LETTER_LIMIT, letters_key};
+use super::stream::Place;
+use super::stream_held::{Shared, Unsettled};
+use super::stream_letters::letters_key;
+use super::stream_watch::Watch;
 use super::{Life, RedisTransport};
 use crate::address::Pattern;
 use crate::envelope::{Envelope, native};
@@ -48,15 +46,9 @@ const SEARCH: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_secs(3);
 /// What nobody spoke for so long, in ms, was left behind.
 const LEFT_BEHIND_MS: &[u8] = b"10000";
-/// The age of an entry that is given back, in ms, so that the next member to look takes it.
-const GIVEN_BACK_MS: &[u8] = b"86400000";
-/// A member that did nothing for so long, in ms, and has nothing, is gone.
-const GONE_MS: &str = "3600000";
 /// Where a new group begins: with what comes from now on, or with all that is there.
 const NEW: &str = "$";
 const ALL: &str = "0";
-/// Entries spoken for with one command.
-const SPOKEN_FOR: usize = 500;
 
 /// Joins a group; resolves when the broker knows it.
 pub(super) async fn join(
@@ -92,6 +84,7 @@ pub(super) async fn join(
         sink: spec.sink,
         stop: stop.clone(),
         cursor: "0-0".to_owned(),
+        watch: Watch::new(),
     };
     let ready = if later {
         None
@@ -144,18 +137,6 @@ impl Drop for Membership {
     }
 }
 
-/// What a member shares with the messages that it delivered.
-struct Shared {
-    handle: Arc<Handle>,
-    place: Arc<Place>,
-    /// Names this member.
-    consumer: String,
-    /// The stream of dead letters.
-    letters: String,
-    /// What is taken and not settled; with a time if it rests until then.
-    held: Mutex<HashMap<Bytes, Option<Instant>>>,
-}
-
 enum End {
     Stopped,
     Lost(LinkError),
@@ -187,6 +168,8 @@ struct Member {
     stop: CancellationToken,
     /// How far the search for what others left behind has come.
     cursor: String,
+    /// Whether trimming has overtaken the group.
+    watch: Watch,
 }
 
 impl Member {
@@ -290,6 +273,7 @@ impl Member {
             mut scripts,
         } = ready;
         let mut search = Instant::now();
+        self.watch = Watch::new();
         self.shared.tidy();
         loop {
             let permits = loop {
@@ -317,20 +301,25 @@ impl Member {
                     search = now + SEARCH;
                 }
             } else {
-                self.read(&mut link, &mut permits, beat).await?;
+                self.read(&mut link, &mut scripts, &mut permits, beat).await?;
             }
         }
     }
 
-    /// Takes what is new.
+    /// Takes what is new, after having looked whether there was more that is gone.
     async fn read(
         &mut self,
         link: &mut Link,
+        scripts: &mut Scripts,
         permits: &mut Vec<OwnedSemaphorePermit>,
         beat: &mut Interval,
     ) -> Result<(), End> {
         let place = &self.shared.place;
         let (mut command, count) = (Vec::new(), permits.len().to_string());
+        let watched = self.watch.is_due(place);
+        if watched {
+            Watch::ask(&mut command, scripts, place);
+        }
         let words: [&[u8]; 11] = [
             b"XREADGROUP",
             b"GROUP",
@@ -345,7 +334,13 @@ impl Member {
             b">",
         ];
         resp::command(&mut command, &words);
-        let answer = self.ask(link, &command, beat).await?;
+        let mut answer = self.ask(link, &command, beat).await?;
+        if watched {
+            if self.watch.answered(&answer, scripts, place) {
+                self.sink.gap();
+            }
+            answer = self.answer(link, beat).await?;
+        }
         match answer {
             Value::Nil => {}
             // The name of the stream and its entries.
@@ -420,7 +415,7 @@ impl Member {
         resp::word(out, LEFT_BEHIND_MS);
     }
 
-    /// Delivers what was claimed: where to go on, then the number of deliveries and the entry of each.
+    /// Delivers what was claimed: where to go on, how many are gone, then the number of deliveries and the entry of each.
     async fn claimed(
         &self,
         answer: Value,
@@ -441,6 +436,24 @@ impl Member {
             _ => return Err(LinkError::unexpected().into()),
         };
         let cursor = parts.next();
+        let Place {
+            stream,
+            group,
+            requests,
+            ..
+        } = &*self.shared.place;
+        // Of requests those are gone that another one settled.
+        if let Some(lost @ 1..) = parts.next().as_ref().and_then(Value::as_int)
+            && !requests
+        {
+            tracing::error!(
+                stream,
+                group,
+                messages = lost,
+                "the broker has removed messages of the stream that members of the group had taken and not handled yet"
+            );
+            self.sink.gap();
+        }
         while let (Some(deliveries), Some(entry)) = (parts.next(), parts.next()) {
             if let (Some(deliveries), Value::Array(entry)) = (deliveries.as_int(), entry) {
                 let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
@@ -469,6 +482,11 @@ impl Member {
             Ok(written) => written?,
             Err(_) => return Err(LinkError::silent().into()),
         }
+        self.answer(link, beat).await
+    }
+
+    /// Waits for the next answer.
+    async fn answer(&self, link: &mut Link, beat: &mut Interval) -> Result<Value, End> {
         let deadline = Instant::now() + BLOCK + SILENCE;
         loop {
             tokio::select! {
@@ -588,191 +606,4 @@ async fn permits(group: &Group) -> Option<Vec<OwnedSemaphorePermit>> {
         permits.push(permit);
     }
     Some(permits)
-}
-
-impl Shared {
-    /// Remembers an entry that was taken.
-    fn hold(&self, id: Bytes) -> Bytes {
-        // The id is a part of the whole answer, which need not be kept for it.
-        let id = Bytes::copy_from_slice(&id);
-        self.held.lock().insert(id.clone(), None);
-        id
-    }
-
-    /// What rested long enough, at most so many.
-    fn due(&self, now: Instant, most: usize) -> Vec<Bytes> {
-        let held = self.held.lock();
-        let due = held
-            .iter()
-            .filter(|(_, until)| until.is_some_and(|until| until <= now));
-        due.take(most).map(|(id, _)| id.clone()).collect()
-    }
-
-    fn forget_due(&self, due: &[Bytes]) {
-        let mut held = self.held.lock();
-        for id in due {
-            if held.get(id).is_some_and(Option::is_some) {
-                held.remove(id);
-            }
-        }
-    }
-
-    /// Says that this member still has what it has.
-    fn speak(&self) {
-        let ids: Vec<Bytes> = self.held.lock().keys().cloned().collect();
-        for ids in ids.chunks(SPOKEN_FOR) {
-            let mut command = Vec::new();
-            resp::begin(&mut command, 6 + ids.len());
-            resp::word(&mut command, b"XCLAIM");
-            resp::word(&mut command, self.place.stream.as_bytes());
-            resp::word(&mut command, self.place.group.as_bytes());
-            resp::word(&mut command, self.consumer.as_bytes());
-            resp::word(&mut command, b"0");
-            for id in ids {
-                resp::word(&mut command, id);
-            }
-            resp::word(&mut command, b"JUSTID");
-            self.handle.queue(Job::Ask(Ask {
-                command,
-                what: "speak for messages of a group",
-                done: None,
-            }));
-        }
-    }
-
-    /// Lets the next member that looks take an entry.
-    fn give_back(&self, id: &[u8]) {
-        let mut command = Vec::new();
-        let words: [&[u8]; 9] = [
-            b"XCLAIM",
-            self.place.stream.as_bytes(),
-            self.place.group.as_bytes(),
-            self.consumer.as_bytes(),
-            b"0",
-            id,
-            b"IDLE",
-            GIVEN_BACK_MS,
-            b"JUSTID",
-        ];
-        resp::command(&mut command, &words);
-        self.handle.queue(Job::Ask(Ask {
-            command,
-            what: "give a message of a group back",
-            done: None,
-        }));
-    }
-
-    /// A request is done with.
-    fn settle(&self, id: &Bytes) {
-        let place = &self.place;
-        self.handle.queue(Job::Call(Call {
-            script: Script::Settle,
-            keys: vec![place.stream.clone()],
-            arguments: vec![Bytes::copy_from_slice(place.group.as_bytes()), id.clone()],
-            what: "settle a request",
-            done: None,
-        }));
-    }
-
-    fn release_resting(&self) {
-        let mut released = Vec::new();
-        self.held.lock().retain(|id, until| {
-            if until.is_some() {
-                released.push(id.clone());
-            }
-            until.is_none()
-        });
-        for id in released {
-            self.give_back(&id);
-        }
-    }
-
-    /// Removes members from the group that are gone and have nothing; this one too, once it has nothing.
-    fn tidy(&self) {
-        let done = self.held.lock().is_empty();
-        let leaving = if done { self.consumer.as_str() } else { "" };
-        let keys = vec![self.place.stream.clone()];
-        self.handle.call(
-            "tidy up a group",
-            Script::Tidy,
-            keys,
-            &[&self.place.group, leaving, GONE_MS],
-        );
-    }
-}
-
-/// See [`Settle`].
-struct Unsettled {
-    shared: Arc<Shared>,
-    id: Bytes,
-    attempt: u32,
-    /// Of a request, who is to be answered, and the answer.
-    route: Option<Route>,
-    answer: Option<Envelope>,
-    settled: bool,
-}
-
-impl Unsettled {
-    fn send_answer(&mut self) {
-        if let (Some(route), Some(answer)) = (self.route.take(), self.answer.take()) {
-            kept::answer(&self.shared.handle, &route, answer);
-        }
-    }
-}
-
-impl Settle for Unsettled {
-    fn answer(&mut self, answer: Envelope) {
-        self.answer = Some(answer);
-    }
-
-    fn handled(mut self: Box<Self>) {
-        self.settled = true;
-        self.shared.held.lock().remove(&self.id);
-        self.send_answer();
-        if self.shared.place.requests {
-            return self.shared.settle(&self.id);
-        }
-        self.shared.handle.queue(Job::Ack(Ack {
-            place: Arc::clone(&self.shared.place),
-            id: self.id.clone(),
-        }));
-    }
-
-    fn again(mut self: Box<Self>, after: Duration) {
-        self.settled = true;
-        let until = Instant::now() + after;
-        self.shared.held.lock().insert(self.id.clone(), Some(until));
-    }
-
-    fn dead(mut self: Box<Self>, reason: String) {
-        self.settled = true;
-        self.shared.held.lock().remove(&self.id);
-        self.send_answer();
-        let place = &self.shared.place;
-        let arguments = [
-            place.group.as_bytes(),
-            &self.id,
-            LETTER_LIMIT.as_bytes(),
-            reason.as_bytes(),
-            self.attempt.to_string().as_bytes(),
-            if place.requests { b"1" } else { b"0" },
-        ]
-        .map(Bytes::copy_from_slice);
-        self.shared.handle.queue(Job::Call(Call {
-            script: Script::Bury,
-            keys: vec![place.stream.clone(), self.shared.letters.clone()],
-            arguments: arguments.to_vec(),
-            what: "keep a dead letter",
-            done: None,
-        }));
-    }
-}
-
-impl Drop for Unsettled {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.shared.held.lock().remove(&self.id);
-            self.shared.give_back(&self.id);
-        }
-    }
 }

@@ -1,13 +1,24 @@
 //! The scripts of durable topics; see [`Script`](super::scripts::Script) for their keys and arguments.
 
-pub(super) const TAKE_OVER: &str = "local cursor, entries = '0-0', {}
+pub(super) const TAKE_OVER: &str = "local cursor, entries, lost = '0-0', {}, 0
 if #ARGV > 5 then
   entries = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ARGV, 6))
+  local there = {}
+  for _, entry in ipairs(entries) do
+    if entry and entry[2] then there[entry[1]] = true end
+  end
+  for i = 6, #ARGV do
+    if not there[ARGV[i]] and not redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1] then
+      redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+      lost = lost + 1
+    end
+  end
 else
   local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
   cursor, entries = found[1], found[2]
+  if found[3] then lost = #found[3] end
 end
-local out = {cursor}
+local out = {cursor, lost}
 for i = 1, #entries do
   local entry = entries[i]
   if entry and entry[2] then
@@ -19,6 +30,49 @@ for i = 1, #entries do
   end
 end
 return out";
+
+/// The broker counts what was ever added and what a group has read, the latter from the beginning of the stream. A group
+/// that begins at the end of a stream has no count before it reaches the end: the broker is told. It counts on from
+/// where a group was even if that is gone, and is set right when the group was told.
+pub(super) const OVERTAKEN: &str = "local function named(list)
+  local out = {}
+  for i = 1, #list, 2 do out[list[i]] = list[i + 1] end
+  return out
+end
+local group
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err then
+  if string.find(groups.err, 'no such key', 1, true) then return {0, 0} end
+  return groups
+end
+for _, info in ipairs(groups) do
+  local found = named(info)
+  if found.name == ARGV[1] then group = found end
+end
+if not group then return {0, 0} end
+local stream = named(redis.call('XINFO', 'STREAM', KEYS[1]))
+local last, added, read = group['last-delivered-id'], stream['entries-added'], group['entries-read']
+local function set(count)
+  redis.call('XGROUP', 'SETID', KEYS[1], ARGV[1], last, 'ENTRIESREAD', count)
+end
+local gone = added and added - stream.length
+if added and not read and last == stream['last-generated-id'] then
+  read = added
+  set(read)
+end
+if added and read then
+  if read >= gone then return {0, read - gone} end
+  set(gone)
+  return {gone - read, 0}
+end
+local first = stream['first-entry']
+if not first or last == '0-0' or gone == 0 then return {0, 0} end
+local ms, number = string.match(first[1], '(%d+)-(%d+)')
+local last_ms, last_number = string.match(last, '(%d+)-(%d+)')
+ms, number, last_ms, last_number = tonumber(ms), tonumber(number), tonumber(last_ms), tonumber(last_number)
+if ms < last_ms or (ms == last_ms and number <= last_number) then return {0, 0} end
+if gone then set(gone) end
+return {-1, 0}";
 
 pub(super) const BURY: &str =
     "if not redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1)[1] then return 0 end

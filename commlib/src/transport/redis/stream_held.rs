@@ -1,0 +1,226 @@
+//! What a member of a group has taken and not settled: it speaks for that at the broker, and settles each entry.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::handle::Handle;
+use super::jobs::{Ask, Call, Job};
+use super::kept;
+use super::resp;
+use super::responder::Route;
+use super::scripts::Script;
+use super::stream::{Ack, Place};
+use super::stream_letters::LETTER_LIMIT;
+use crate::envelope::Envelope;
+use crate::transport::Settle;
+
+/// The age of an entry that is given back, in ms, so that the next member to look takes it.
+const GIVEN_BACK_MS: &[u8] = b"86400000";
+/// A member that did nothing for so long, in ms, and has nothing, is gone.
+const GONE_MS: &str = "3600000";
+/// Entries spoken for with one command.
+const SPOKEN_FOR: usize = 500;
+
+/// What a member shares with the messages that it delivered.
+pub(super) struct Shared {
+    pub(super) handle: Arc<Handle>,
+    pub(super) place: Arc<Place>,
+    /// Names this member.
+    pub(super) consumer: String,
+    /// The stream of dead letters.
+    pub(super) letters: String,
+    /// What is taken and not settled; with a time if it rests until then.
+    pub(super) held: Mutex<HashMap<Bytes, Option<Instant>>>,
+}
+
+impl Shared {
+    /// Remembers an entry that was taken.
+    pub(super) fn hold(&self, id: Bytes) -> Bytes {
+        // The id is a part of the whole answer, which need not be kept for it.
+        let id = Bytes::copy_from_slice(&id);
+        self.held.lock().insert(id.clone(), None);
+        id
+    }
+
+    /// What rested long enough, at most so many.
+    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<Bytes> {
+        let held = self.held.lock();
+        let due = held
+            .iter()
+            .filter(|(_, until)| until.is_some_and(|until| until <= now));
+        due.take(most).map(|(id, _)| id.clone()).collect()
+    }
+
+    pub(super) fn forget_due(&self, due: &[Bytes]) {
+        let mut held = self.held.lock();
+        for id in due {
+            if held.get(id).is_some_and(Option::is_some) {
+                held.remove(id);
+            }
+        }
+    }
+
+    /// Says that this member still has what it has.
+    pub(super) fn speak(&self) {
+        let ids: Vec<Bytes> = self.held.lock().keys().cloned().collect();
+        for ids in ids.chunks(SPOKEN_FOR) {
+            let mut command = Vec::new();
+            resp::begin(&mut command, 6 + ids.len());
+            resp::word(&mut command, b"XCLAIM");
+            resp::word(&mut command, self.place.stream.as_bytes());
+            resp::word(&mut command, self.place.group.as_bytes());
+            resp::word(&mut command, self.consumer.as_bytes());
+            resp::word(&mut command, b"0");
+            for id in ids {
+                resp::word(&mut command, id);
+            }
+            resp::word(&mut command, b"JUSTID");
+            self.handle.queue(Job::Ask(Ask {
+                command,
+                what: "speak for messages of a group",
+                done: None,
+            }));
+        }
+    }
+
+    /// Lets the next member that looks take an entry.
+    fn give_back(&self, id: &[u8]) {
+        let mut command = Vec::new();
+        let words: [&[u8]; 9] = [
+            b"XCLAIM",
+            self.place.stream.as_bytes(),
+            self.place.group.as_bytes(),
+            self.consumer.as_bytes(),
+            b"0",
+            id,
+            b"IDLE",
+            GIVEN_BACK_MS,
+            b"JUSTID",
+        ];
+        resp::command(&mut command, &words);
+        self.handle.queue(Job::Ask(Ask {
+            command,
+            what: "give a message of a group back",
+            done: None,
+        }));
+    }
+
+    /// A request is done with.
+    fn settle(&self, id: &Bytes) {
+        let place = &self.place;
+        self.handle.queue(Job::Call(Call {
+            script: Script::Settle,
+            keys: vec![place.stream.clone()],
+            arguments: vec![Bytes::copy_from_slice(place.group.as_bytes()), id.clone()],
+            what: "settle a request",
+            done: None,
+        }));
+    }
+
+    pub(super) fn release_resting(&self) {
+        let mut released = Vec::new();
+        self.held.lock().retain(|id, until| {
+            if until.is_some() {
+                released.push(id.clone());
+            }
+            until.is_none()
+        });
+        for id in released {
+            self.give_back(&id);
+        }
+    }
+
+    /// Removes members from the group that are gone and have nothing; this one too, once it has nothing.
+    pub(super) fn tidy(&self) {
+        let done = self.held.lock().is_empty();
+        let leaving = if done { self.consumer.as_str() } else { "" };
+        let keys = vec![self.place.stream.clone()];
+        self.handle.call(
+            "tidy up a group",
+            Script::Tidy,
+            keys,
+            &[&self.place.group, leaving, GONE_MS],
+        );
+    }
+}
+
+/// See [`Settle`].
+pub(super) struct Unsettled {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: Bytes,
+    pub(super) attempt: u32,
+    /// Of a request, who is to be answered, and the answer.
+    pub(super) route: Option<Route>,
+    pub(super) answer: Option<Envelope>,
+    pub(super) settled: bool,
+}
+
+impl Unsettled {
+    fn send_answer(&mut self) {
+        if let (Some(route), Some(answer)) = (self.route.take(), self.answer.take()) {
+            kept::answer(&self.shared.handle, &route, answer);
+        }
+    }
+}
+
+impl Settle for Unsettled {
+    fn answer(&mut self, answer: Envelope) {
+        self.answer = Some(answer);
+    }
+
+    fn handled(mut self: Box<Self>) {
+        self.settled = true;
+        self.shared.held.lock().remove(&self.id);
+        self.send_answer();
+        if self.shared.place.requests {
+            return self.shared.settle(&self.id);
+        }
+        self.shared.handle.queue(Job::Ack(Ack {
+            place: Arc::clone(&self.shared.place),
+            id: self.id.clone(),
+        }));
+    }
+
+    fn again(mut self: Box<Self>, after: Duration) {
+        self.settled = true;
+        let until = Instant::now() + after;
+        self.shared.held.lock().insert(self.id.clone(), Some(until));
+    }
+
+    fn dead(mut self: Box<Self>, reason: String) {
+        self.settled = true;
+        self.shared.held.lock().remove(&self.id);
+        self.send_answer();
+        let place = &self.shared.place;
+        let arguments = [
+            place.group.as_bytes(),
+            &self.id,
+            LETTER_LIMIT.as_bytes(),
+            reason.as_bytes(),
+            self.attempt.to_string().as_bytes(),
+            if place.requests { b"1" } else { b"0" },
+        ]
+        .map(Bytes::copy_from_slice);
+        self.shared.handle.queue(Job::Call(Call {
+            script: Script::Bury,
+            keys: vec![place.stream.clone(), self.shared.letters.clone()],
+            arguments: arguments.to_vec(),
+            what: "keep a dead letter",
+            done: None,
+        }));
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.shared.held.lock().remove(&self.id);
+            self.shared.give_back(&self.id);
+        }
+    }
+}

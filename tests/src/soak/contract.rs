@@ -7,6 +7,18 @@ pub trait Work {
     async fn work(&self, id: u64, value: u64, hold_us: u64) -> (u64, u64);
 }
 
+/// Requests that are kept, with a number each.
+#[commlib::rpc_service(name = "soak-kept")]
+pub trait Kept {
+    /// As [`Work::work`].
+    #[rpc(durable)]
+    async fn keep(&self, ctx: &commlib::RequestContext, id: u64, value: u64, hold_us: u64) -> (u64, u64);
+
+    /// Reports that it runs.
+    #[rpc(durable, oneway)]
+    async fn note(&self, ctx: &commlib::RequestContext, id: u64);
+}
+
 /// Messages with a number each.
 #[commlib::topic(prefix = "soak")]
 pub trait Entries {

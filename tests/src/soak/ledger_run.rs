@@ -23,8 +23,9 @@ const SERVERS: usize = 3;
 const SETTLED: Duration = Duration::from_secs(60);
 /// How long a server may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// For how long calls go on after the last fault: longer than it takes to see that a connection is dead.
-const QUIET: Duration = Duration::from_secs(6);
+/// For how long calls go on after the last fault: at least so long, until everything works again, and at most so long,
+/// which is far longer than it takes to see that a connection is dead.
+const QUIET: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(60));
 /// What a ledger run does.
 #[derive(Debug, Clone)]
 pub struct LedgerRun {
@@ -56,6 +57,7 @@ impl LedgerRun {
                 clients: 200,
                 rate: 500.0,
                 messages: 50.0,
+                kept: 50.0,
                 timeout: Duration::from_secs(2),
                 publish_timeout: Duration::from_secs(3),
                 hold: Duration::from_millis(1),
@@ -79,7 +81,7 @@ impl LedgerRun {
 
         let stage = Stage::start(self.broker, program).await;
         let mut settings = Settings::new(&stage.url());
-        settings.durable = self.load.messages > 0.0;
+        settings.durable = self.load.messages > 0.0 || self.load.kept > 0.0;
         for _ in 0..SERVERS {
             stage.start_server(&settings).await;
         }
@@ -96,8 +98,11 @@ impl LedgerRun {
                 times.lock().push((*step, began, books.now()));
             }
             // Faults may have taken longer than was planned for them.
-            let end = self.time.max(books.now() + QUIET);
-            tokio::time::sleep_until(books.begun + end).await;
+            let last = books.now();
+            let (least, most) = (self.time.max(last + QUIET.0), last + QUIET.1);
+            while books.now() < least || (books.now() < most && !books.is_back(last)) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             over.cancel();
         };
         tokio::join!(faults, load::run(&self.load, &nodes, &books, &over));
@@ -107,12 +112,14 @@ impl LedgerRun {
         tokio::time::sleep(self.load.timeout).await;
         let begun = books.now();
         loop {
-            let mut messages = books.messages.lock().clone();
-            stage
-                .ran(Kind::Message)
+            let missing = [(&books.messages, Kind::Message), (&books.kept, Kind::Kept)]
                 .into_iter()
-                .for_each(|id| messages.ran(id));
-            if messages.missing().is_empty() || books.now() > begun + SETTLED {
+                .any(|(ledger, kind)| {
+                    let mut ledger = ledger.lock().clone();
+                    stage.ran(kind).into_iter().for_each(|id| ledger.ran(id));
+                    !ledger.missing().is_empty()
+                });
+            if !missing || books.now() > begun + SETTLED {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -130,6 +137,7 @@ impl LedgerRun {
             .for_each(|text| report.fail(text));
 
         let (calls, messages) = (books.calls.lock().clone(), books.messages.lock().clone());
+        let kept = books.kept.lock().clone();
         let times = times.into_inner();
         for (index, (step, began, ended)) in times.iter().enumerate() {
             let next = times.get(index + 1).map_or(Duration::MAX, |(_, began, _)| *began);
@@ -137,13 +145,9 @@ impl LedgerRun {
             report.line(format!("{step}: {began:.1?} to {ended:.1?}, {back}"));
         }
         if let Some((step, _, ended)) = times.last() {
-            for (what, ledger) in [("calls", &calls), ("durable topic", &messages)] {
-                let mut after = ledger.successes().filter(|(begun, _)| begun > ended);
-                let is_back = ledger.is_empty() || after.any(|(_, done)| done.is_some());
-                report.check(is_back, || {
-                    format!("{what}: nothing came back after the last fault, {step}")
-                });
-            }
+            report.check(books.is_back(*ended), || {
+                format!("not everything came back after the last fault, {step}")
+            });
         }
         report.line(format!(
             "tenths of calls that succeeded, by second: {}",
@@ -168,8 +172,38 @@ impl LedgerRun {
                 self.least,
             );
         }
+        if self.load.kept > 0.0 {
+            let unlike = std::mem::take(&mut *books.unlike.lock());
+            report.check(unlike.is_empty(), || {
+                format!("durable calls: other answers to the same keys: {unlike:?}")
+            });
+            // A key runs again where its request is delivered again, never for another request; on RabbitMQ only the
+            // server that served it knows that.
+            let again = repeated(stage.ran(Kind::KeptFirst));
+            report.line(format!(
+                "durable calls that a second request with their key ran again: {}",
+                again.len()
+            ));
+            report.check(again.is_empty() || self.broker == BrokerKind::Amqp, || {
+                format!("durable calls: keys that ran for two requests: {again:?}")
+            });
+            let (ran, promise) = (stage.ran(Kind::Kept), Promise::AtLeastOnce);
+            hold_against(&mut report, "durable calls", kept, ran, promise, self.least);
+        }
         report
     }
+}
+
+/// The numbers that are there more than once.
+fn repeated(mut ids: Vec<u64>) -> Vec<u64> {
+    ids.sort_unstable();
+    let mut again: Vec<u64> = ids
+        .windows(2)
+        .filter(|two| two[0] == two[1])
+        .map(|two| two[0])
+        .collect();
+    again.dedup();
+    again
 }
 
 /// Adds what handlers ran to a ledger and judges it. A run in which hardly anything works keeps every promise: at least

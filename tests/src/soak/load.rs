@@ -1,22 +1,24 @@
 //! The clients of a run: nodes that call at a rate, whatever becomes of the calls.
 
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use commlib::{CallError, NoError, Node, NodeError};
+use commlib::rpc::Retry;
+use commlib::{CallError, Execution, NoError, Node, NodeError};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::contract::{EntriesPublisher, WorkClient, value_of};
+use super::contract::{EntriesPublisher, KeptClient, WorkClient, value_of};
 use crate::ledger::{Ledger, Outcome};
 
 /// How much longer than its deadline a call is watched before it counts as one that never ends.
 const NEVER: Duration = Duration::from_secs(5);
 
-/// The ledger of calls, and that of messages, while they are written.
+/// The ledgers of calls, of messages and of calls that are kept, while they are written.
 #[derive(Debug)]
 pub struct Books {
     /// The beginning of the run.
@@ -25,6 +27,10 @@ pub struct Books {
     pub calls: Mutex<Ledger>,
     /// The messages of the durable topic.
     pub messages: Mutex<Ledger>,
+    /// The calls of durable methods.
+    pub kept: Mutex<Ledger>,
+    /// Answers to second calls with a key that were not those to the first.
+    pub unlike: Mutex<Vec<u64>>,
     next: AtomicU64,
 }
 
@@ -34,6 +40,8 @@ impl Default for Books {
             begun: Instant::now(),
             calls: Mutex::default(),
             messages: Mutex::default(),
+            kept: Mutex::default(),
+            unlike: Mutex::default(),
             next: AtomicU64::new(1),
         }
     }
@@ -43,6 +51,18 @@ impl Books {
     /// The time of the run.
     pub fn now(&self) -> Duration {
         self.begun.elapsed()
+    }
+
+    /// Whether of everything that is sent something succeeded that began later than `from`.
+    #[must_use]
+    pub fn is_back(&self, from: Duration) -> bool {
+        [&self.calls, &self.messages, &self.kept]
+            .into_iter()
+            .all(|ledger| {
+                let ledger = ledger.lock();
+                let mut later = ledger.successes().filter(|(begun, _)| *begun > from);
+                ledger.is_empty() || later.any(|(_, done)| done.is_some())
+            })
     }
 
     /// Makes one call, and writes down how it ends.
@@ -74,6 +94,46 @@ impl Books {
         }
     }
 
+    /// Makes one call of a durable method, with a key of its own, tried again by the client where that may be; and writes
+    /// down how it ends. Every third one wants no answer. Of the others every second one, unless it certainly did not run,
+    /// is made once more with its key and must get the same answer, if it gets one.
+    pub async fn keep(&self, client: &KeptClient, hold: Duration, timeout: Duration) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (value, key) = (value_of(id), format!("key-{id}"));
+        let (now, retry) = (self.now(), Retry::times(3));
+        self.kept.lock().invoke(id, value, now, now + timeout);
+        if id.is_multiple_of(3) {
+            let note = client.note(id).idempotency_key(key).timeout(timeout).retry(retry);
+            if let Ok(result) = tokio::time::timeout(timeout + NEVER, note).await {
+                let outcome = match result {
+                    Ok(_) => Outcome::Accepted,
+                    Err(error) => outcome_of_failure(&error),
+                };
+                self.kept.lock().end(id, self.now(), outcome);
+            }
+            return;
+        }
+        let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
+        let call = || {
+            client
+                .keep(id, value, hold)
+                .idempotency_key(key.as_str())
+                .timeout(timeout)
+        };
+        let first = tokio::time::timeout(timeout + NEVER, call().retry(retry).into_future());
+        let Ok(result) = first.await else { return };
+        let did_not_run = matches!(&result, Err(error) if error.execution() == Execution::DidNotRun);
+        let outcome = outcome_of_call(result);
+        self.kept.lock().end(id, self.now(), outcome);
+        if id.is_multiple_of(2)
+            && !did_not_run
+            && let Ok(Ok(answer)) = tokio::time::timeout(timeout + NEVER, call().into_future()).await
+            && answer != (id, value)
+        {
+            self.unlike.lock().push(id);
+        }
+    }
+
     /// Writes down when this process gets the processor late, until the value is dropped.
     #[must_use]
     pub fn watch_lag(self: &Arc<Self>) -> LagWatch {
@@ -88,6 +148,7 @@ impl Books {
                 let late = begun.elapsed().saturating_sub(STEP);
                 books.calls.lock().lagged(late);
                 books.messages.lock().lagged(late);
+                books.kept.lock().lagged(late);
             }
         });
         LagWatch(over)
@@ -136,6 +197,8 @@ pub struct Load {
     pub rate: f64,
     /// Messages of the durable topic per second, of all clients.
     pub messages: f64,
+    /// Calls of durable methods per second, of all clients.
+    pub kept: f64,
     /// How long a call may take.
     pub timeout: Duration,
     /// How long a publish may take: long enough to live through a restart of the broker or not.
@@ -165,7 +228,11 @@ pub async fn run(load: &Load, nodes: &[Node], books: &Arc<Books>, over: &Cancell
     let mut clients = JoinSet::new();
     for (index, node) in nodes.iter().enumerate() {
         let share = index as f64 / nodes.len() as f64;
-        for (rate, is_call) in [(load.rate, true), (load.messages, false)] {
+        for (rate, kind) in [
+            (load.rate, Kind::Call),
+            (load.messages, Kind::Message),
+            (load.kept, Kind::Kept),
+        ] {
             if rate > 0.0 {
                 let period = Duration::from_secs_f64(nodes.len() as f64 / rate);
                 let client = Client {
@@ -173,11 +240,19 @@ pub async fn run(load: &Load, nodes: &[Node], books: &Arc<Books>, over: &Cancell
                     node: node.clone(),
                     books: Arc::clone(books),
                 };
-                clients.spawn(client.run(is_call, period, period.mul_f64(share), over.clone()));
+                clients.spawn(client.run(kind, period, period.mul_f64(share), over.clone()));
             }
         }
     }
     clients.join_all().await;
+}
+
+/// What a client sends.
+#[derive(Clone, Copy)]
+enum Kind {
+    Call,
+    Message,
+    Kept,
 }
 
 struct Client {
@@ -187,18 +262,20 @@ struct Client {
 }
 
 impl Client {
-    async fn run(self, is_call: bool, period: Duration, offset: Duration, over: CancellationToken) {
+    async fn run(self, kind: Kind, period: Duration, offset: Duration, over: CancellationToken) {
         let mut ticks = tokio::time::interval_at(Instant::now() + offset, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (client, publisher) = (WorkClient::new(&self.node), EntriesPublisher::new(&self.node));
+        let keeper = KeptClient::new(&self.node);
         let mut going = JoinSet::new();
         while over.run_until_cancelled(ticks.tick()).await.is_some() {
             let (books, load) = (Arc::clone(&self.books), self.load.clone());
-            let (client, publisher) = (client.clone(), publisher.clone());
+            let (client, publisher, keeper) = (client.clone(), publisher.clone(), keeper.clone());
             going.spawn(async move {
-                match is_call {
-                    true => books.call(&client, load.hold, load.timeout).await,
-                    false => books.publish(&publisher, load.publish_timeout).await,
+                match kind {
+                    Kind::Call => books.call(&client, load.hold, load.timeout).await,
+                    Kind::Message => books.publish(&publisher, load.publish_timeout).await,
+                    Kind::Kept => books.keep(&keeper, load.hold, load.publish_timeout).await,
                 }
             });
             while going.try_join_next().is_some() {}

@@ -77,6 +77,7 @@ impl RecoveryRun {
             clients: self.clients,
             rate: 500.0_f64.min(f64::from(self.clients) * 10.0),
             messages: 0.0,
+            kept: 0.0,
             timeout: Duration::from_secs(2),
             publish_timeout: Duration::from_secs(2),
             hold: Duration::from_millis(1),

@@ -14,6 +14,10 @@ pub enum Kind {
     Call,
     /// A message of a durable topic.
     Message,
+    /// A request to a durable method.
+    Kept,
+    /// One of these that was delivered for the first time.
+    KeptFirst,
 }
 
 impl Kind {
@@ -21,6 +25,8 @@ impl Kind {
         match self {
             Self::Call => 'c',
             Self::Message => 'm',
+            Self::Kept => 'k',
+            Self::KeptFirst => 'f',
         }
     }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use commlib::{MessageContext, Node};
+use commlib::{MessageContext, Node, RequestContext};
 
-use super::contract::{Entries, EntriesHandler, GROUP, Work, WorkServer};
+use super::contract::{Entries, EntriesHandler, GROUP, Kept, KeptServer, Work, WorkServer};
 use super::runs::{Kind, RunLog};
 
 /// How many requests, and how many messages, a server handles at once.
@@ -31,6 +31,27 @@ impl Entries for Keeper {
     }
 }
 
+impl Keeper {
+    fn kept(&self, ctx: &RequestContext, id: u64) {
+        self.0.ran(Kind::Kept, id);
+        if ctx.attempt() == 1 {
+            self.0.ran(Kind::KeptFirst, id);
+        }
+    }
+}
+
+impl Kept for Keeper {
+    async fn keep(&self, ctx: &RequestContext, id: u64, value: u64, hold_us: u64) -> (u64, u64) {
+        self.kept(ctx, id);
+        tokio::time::sleep(Duration::from_micros(hold_us)).await;
+        (id, value)
+    }
+
+    async fn note(&self, ctx: &RequestContext, id: u64) {
+        self.kept(ctx, id);
+    }
+}
+
 /// How a server process is set up.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -38,7 +59,7 @@ pub struct Settings {
     pub url: String,
     /// How many requests it handles at once.
     pub concurrency: u32,
-    /// Whether it takes messages of the durable topic too.
+    /// Whether it takes messages of the durable topic and requests to the durable methods too.
     pub durable: bool,
     /// How long it may take to end.
     pub drain: Duration,
@@ -69,11 +90,14 @@ pub async fn serve(settings: Settings, runs: &Path) -> Result<(), String> {
         .concurrency(settings.concurrency)
         .await;
     let _server = serving.map_err(|error| format!("could not serve: {error}"))?;
-    let _handler = match settings.durable {
+    let _durable = match settings.durable {
         true => {
-            let joining = node.serve(EntriesHandler::new(keeper)).group(GROUP);
+            let joining = node.serve(EntriesHandler::new(keeper.clone())).group(GROUP);
             let joined = joining.concurrency(CONCURRENCY as usize).await;
-            Some(joined.map_err(|error| format!("could not join the group: {error}"))?)
+            let joined = joined.map_err(|error| format!("could not join the group: {error}"))?;
+            let serving = node.serve(KeptServer::new(keeper)).concurrency(CONCURRENCY).await;
+            let served = serving.map_err(|error| format!("could not serve what is kept: {error}"))?;
+            Some((joined, served))
         }
         false => None,
     };

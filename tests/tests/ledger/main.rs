@@ -23,6 +23,7 @@ async fn short_run(broker: BrokerKind) {
     run.load.clients = 20;
     run.load.rate = 100.0;
     run.load.messages = 20.0;
+    run.load.kept = 20.0;
     run.load.timeout = Duration::from_secs(1);
     let _turn = TURNS.acquire().await.unwrap();
     run.run(env!("CARGO_BIN_EXE_commlib-soak").into())

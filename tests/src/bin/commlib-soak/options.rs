@@ -11,7 +11,8 @@ use commlib_tests::soak::{
 /// What `--help` prints.
 pub(crate) const HELP: &str = "\
 usage: commlib-soak ledger [--transport redis|amqp] [--seed N] [--seconds S] [--clients N] [--rate PER_SECOND]
-                           [--messages PER_SECOND] [--faults kill,freeze,reset,blackhole,server]
+                           [--messages PER_SECOND] [--kept PER_SECOND]
+                           [--faults kill,freeze,reset,blackhole,server]
        commlib-soak recovery [--transport redis|amqp] [--restarts N] [--clients N]
        commlib-soak leaks [--transport redis|amqp] [--calls N]
        commlib-soak drain [--transport redis|amqp]
@@ -187,10 +188,11 @@ fn seed(options: &mut Options) -> Result<u64, String> {
 fn ledger(options: &mut Options) -> Result<Vec<Run>, String> {
     let (brokers, seed) = (options.brokers()?, seed(options)?);
     let time = options.seconds("seconds")?;
-    let (clients, rate, messages) = (
+    let (clients, rate, messages, kept) = (
         options.take("clients")?,
         options.take("rate")?,
         options.take("messages")?,
+        options.take("kept")?,
     );
     let faults = options.take::<String>("faults")?;
     let faults: Option<Result<Vec<Fault>, String>> = faults.map(|list| {
@@ -206,6 +208,7 @@ fn ledger(options: &mut Options) -> Result<Vec<Run>, String> {
         run.load.clients = clients.unwrap_or(run.load.clients);
         run.load.rate = rate.unwrap_or(run.load.rate);
         run.load.messages = messages.unwrap_or(run.load.messages);
+        run.load.kept = kept.unwrap_or(run.load.kept);
         if let Some(faults) = &faults {
             run.faults.clone_from(faults);
         }

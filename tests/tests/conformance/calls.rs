@@ -85,7 +85,8 @@ pub async fn a_call_ends_at_its_deadline(world: World) {
 pub async fn what_a_handler_returns_because_of_the_deadline_is_no_success(world: World) {
     let _served = world.serve().await;
     let probe = ProbeClient::new(&world.node().await);
-    for _ in 0..20 {
+    let (mut sent, begun) = (0, Instant::now());
+    while sent < 20 && begun.elapsed() < SOON {
         // It returns as soon as its context says that the time is over, which may be before the caller's clock does.
         let error = probe
             .wait(false)
@@ -93,8 +94,11 @@ pub async fn what_a_handler_returns_because_of_the_deadline_is_no_success(world:
             .await
             .unwrap_err();
         assert!(error.is_timeout(), "{error}");
-        assert_eq!(error.execution(), Execution::MayHaveRun);
+        assert_ne!(error.execution(), Execution::Failed);
+        // On a busy machine the time may be over before the request is on its way.
+        sent += u32::from(error.execution() == Execution::MayHaveRun);
     }
+    assert!(sent > 0);
 }
 
 pub async fn the_deadline_of_a_request_bounds_the_calls_of_its_handler(world: World) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use commlib::prelude::*;
-use commlib::rpc::ServeRpc;
+use commlib::rpc::{DurableCall, ServeRpc};
 use commlib::{DeadLetter, Durability, Execution, StatusCode};
 use commlib_tests::eventually;
 use parking_lot::Mutex;
@@ -130,6 +130,20 @@ async fn letters(node: &Node, count: usize) -> Vec<DeadLetter> {
     .await
 }
 
+/// Makes a call whose time is over before it is answered, though it reached the broker: on a busy machine that takes
+/// longer now and then.
+async fn too_late(call: impl Fn() -> DurableCall<Receipt, NotSold>) {
+    for limit in [100, 1000, 10_000] {
+        let error = call().timeout(Duration::from_millis(limit)).await.unwrap_err();
+        assert_eq!(error.code(), Some(StatusCode::DeadlineExceeded), "{error:?}");
+        if error.execution() == Execution::MayHaveRun {
+            return;
+        }
+        assert_eq!(error.execution(), Execution::DidNotRun);
+    }
+    panic!("no request reached the broker");
+}
+
 pub async fn a_durable_call_is_answered(world: World) {
     let clerk = Clerk::default();
     let server = world.node().await;
@@ -170,13 +184,7 @@ pub async fn durable_requests_wait_for_servers(world: World) {
         let accepted = shop.note(number.to_string()).await.unwrap();
         assert!(accepted.durability > Durability::None, "{accepted:?}");
     }
-    let late = shop
-        .buy("late".to_owned())
-        .timeout(Duration::from_millis(100))
-        .await
-        .unwrap_err();
-    assert_eq!(late.code(), Some(StatusCode::DeadlineExceeded), "{late:?}");
-    assert_eq!(late.execution(), Execution::MayHaveRun);
+    too_late(|| shop.buy("late".to_owned()).idempotency_key("late")).await;
     let waiting = shop.buy("lamp".to_owned()).timeout(SOON);
     let waiting = tokio::spawn(waiting.into_future());
     let clerk = Clerk::default();
@@ -334,9 +342,7 @@ pub async fn a_caller_that_goes_away_does_not_cancel(world: World) {
     serve(&world.node().await, &clerk).await.unwrap();
     let shop = ShopClient::new(&world.node().await);
     let call = || shop.buy(WAITS.to_owned()).idempotency_key("mine");
-    let short = call().timeout(Duration::from_millis(300)).await.unwrap_err();
-    assert!(short.is_timeout(), "{short}");
-    assert_eq!(short.execution(), Execution::MayHaveRun);
+    too_late(call).await;
     clerk.saw(1).await;
     let dropped = tokio::spawn(call().into_future());
     dropped.abort();

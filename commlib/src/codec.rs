@@ -1,5 +1,6 @@
 //! Bodies: from values to bytes and back, with errors that say where. Which codec a body has, its content type says.
 
+pub(crate) mod json;
 pub(crate) mod message_pack;
 
 use bytes::Bytes;
@@ -93,7 +94,7 @@ impl Codec {
 /// What the type's `Serialize` refused, such as a map whose keys are no strings.
 pub(crate) fn encode<T: Serialize + ?Sized>(codec: Codec, value: &T) -> Result<Bytes, String> {
     match codec {
-        Codec::Json => serde_json::to_vec(value)
+        Codec::Json => json::to_vec(value)
             .map(Bytes::from)
             .map_err(|error| error.to_string()),
         Codec::MessagePack => message_pack::encode(value),

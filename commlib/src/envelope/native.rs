@@ -13,6 +13,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Dialect, Envelope, Headers, JSON, Malformed, Meta, WireError, msgpack};
+use crate::codec::json::plain_len;
 use crate::error::Execution;
 
 /// Writes an envelope. `reply_to` takes the place of [`Meta::reply_to`].
@@ -98,10 +99,7 @@ fn number(out: &mut Vec<u8>, name: &str, value: u64) {
 }
 
 pub(super) fn string(out: &mut Vec<u8>, text: &str) {
-    let plain = text
-        .bytes()
-        .all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\');
-    if plain {
+    if plain_len(text.as_bytes()) == text.len() {
         out.push(b'"');
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');

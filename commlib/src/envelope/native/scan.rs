@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use super::WireMeta;
+use crate::codec::json::plain_len;
 use crate::envelope::{Headers, JSON};
 
 /// Deeper values are left to the other parser.
@@ -152,7 +153,7 @@ impl<'a> Scan<'a> {
         self.expect(b"\"")?;
         let mut escapes = false;
         loop {
-            self.plain_part();
+            self.at += plain_len(self.bytes.get(self.at..)?);
             match self.next()? {
                 b'"' => return Some(escapes),
                 b'\\' => {
@@ -169,33 +170,6 @@ impl<'a> Scan<'a> {
                 }
                 _ => return None,
             }
-        }
-    }
-
-    /// Passes over what stands for itself in a string, eight bytes at a time.
-    fn plain_part(&mut self) {
-        const ONES: u64 = 0x0101_0101_0101_0101;
-        const HIGH: u64 = 0x8080_8080_8080_8080;
-        while let Some(Ok(eight)) = self.bytes.get(self.at..self.at + 8).map(<[u8; 8]>::try_from) {
-            let eight = u64::from_le_bytes(eight);
-            // The lowest high bit that is left marks the first byte that is zero after the xor, or below 0x20.
-            let zero = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes & HIGH;
-            let quote = zero(eight ^ (ONES * u64::from(b'"')));
-            let backslash = zero(eight ^ (ONES * u64::from(b'\\')));
-            let control = eight.wrapping_sub(ONES * 0x20) & !eight & HIGH;
-            let found = quote | backslash | control;
-            if found != 0 {
-                self.at += (found.trailing_zeros() / 8) as usize;
-                return;
-            }
-            self.at += 8;
-        }
-        while let Some(byte) = self.peek()
-            && byte >= 0x20
-            && byte != b'"'
-            && byte != b'\\'
-        {
-            self.at += 1;
         }
     }
 

@@ -258,8 +258,13 @@ pub(crate) fn write_text(out: &mut Vec<u8>, text: &str) {
 
 /// Writes a byte string.
 pub(crate) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    write_length(out, 0xc4, bytes.len());
+    write_bytes_length(out, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// Writes the beginning of a byte string; the bytes follow.
+pub(crate) fn write_bytes_length(out: &mut Vec<u8>, length: usize) {
+    write_length(out, 0xc4, length);
 }
 
 /// Writes a whole number.

@@ -54,6 +54,55 @@ impl fmt::Debug for Envelope {
     }
 }
 
+/// An encoded message whose body, where it is large, is not copied in yet.
+#[derive(Default)]
+pub(crate) struct Encoded {
+    /// Everything else.
+    pub(crate) bytes: Vec<u8>,
+    /// Where in `bytes` the body belongs.
+    pub(crate) at: usize,
+    /// Empty where the body is in `bytes`.
+    pub(crate) body: Bytes,
+}
+
+impl Encoded {
+    /// Smaller bodies are copied: that costs less than to keep them apart.
+    const APART: usize = 2 * 1024;
+
+    /// With room for the body, unless it is left apart, and for so much more.
+    fn for_body(body: &Bytes, more: usize, apart: bool) -> Self {
+        let body = if apart && body.len() >= Self::APART {
+            0
+        } else {
+            body.len()
+        };
+        Vec::with_capacity(body + more).into()
+    }
+
+    /// Appends the body, or leaves it apart.
+    fn put(&mut self, body: &Bytes, apart: bool) {
+        if apart && body.len() >= Self::APART {
+            self.at = self.bytes.len();
+            self.body = body.clone();
+        } else {
+            self.bytes.extend_from_slice(body);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.body.len()
+    }
+}
+
+impl From<Vec<u8>> for Encoded {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            ..Self::default()
+        }
+    }
+}
+
 /// Stands for bytes that may be a secret.
 pub(crate) struct Hidden(pub(crate) usize);
 

@@ -5,8 +5,10 @@
 
 use bytes::Bytes;
 
-use super::{Envelope, Headers, JSON, Malformed, Meta, WireError};
-use crate::codec::message_pack::{Fault, Reader, Token, write_bytes, write_map, write_text, write_uint};
+use super::{Encoded, Envelope, Headers, JSON, Malformed, Meta, WireError};
+use crate::codec::message_pack::{
+    Fault, Reader, Token, write_bytes, write_bytes_length, write_map, write_text, write_uint,
+};
 use crate::error::Execution;
 
 /// Whether bytes are this envelope rather than JSON: no JSON text begins like a MessagePack map.
@@ -15,9 +17,10 @@ pub(crate) fn is_message(bytes: &[u8]) -> bool {
 }
 
 /// Writes an envelope. `reply_to` takes the place of [`Meta::reply_to`].
-pub(super) fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
+pub(super) fn encode(message: &Envelope, reply_to: Option<&str>, apart: bool) -> Encoded {
     let meta = &message.meta;
-    let mut out = Vec::with_capacity(message.data.len() + 192);
+    let mut encoded = Encoded::for_body(&message.data, 192, apart);
+    let out = &mut encoded.bytes;
     let texts = [
         ("id", meta.id.as_deref()),
         ("correlation_id", meta.correlation_id.as_deref()),
@@ -29,44 +32,45 @@ pub(super) fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
         + numbers.iter().filter(|(_, number)| number.is_some()).count()
         + usize::from(!meta.headers.is_empty())
         + usize::from(meta.error.is_some());
-    write_map(&mut out, 2);
-    write_text(&mut out, "meta");
-    write_map(&mut out, fields);
+    write_map(out, 2);
+    write_text(out, "meta");
+    write_map(out, fields);
     for (name, text) in texts {
         if let Some(text) = text {
-            write_text(&mut out, name);
-            write_text(&mut out, text);
+            write_text(out, name);
+            write_text(out, text);
         }
     }
     for (name, number) in numbers {
         if let Some(number) = number {
-            write_text(&mut out, name);
-            write_uint(&mut out, number);
+            write_text(out, name);
+            write_uint(out, number);
         }
     }
-    write_text(&mut out, "properties");
-    write_map(&mut out, 1 + usize::from(meta.content_encoding.is_some()));
-    write_text(&mut out, "content_type");
-    write_text(&mut out, meta.content_type.as_deref().unwrap_or(JSON));
+    write_text(out, "properties");
+    write_map(out, 1 + usize::from(meta.content_encoding.is_some()));
+    write_text(out, "content_type");
+    write_text(out, meta.content_type.as_deref().unwrap_or(JSON));
     if let Some(encoding) = &meta.content_encoding {
-        write_text(&mut out, "content_encoding");
-        write_text(&mut out, encoding);
+        write_text(out, "content_encoding");
+        write_text(out, encoding);
     }
     if !meta.headers.is_empty() {
-        write_text(&mut out, "headers");
-        write_map(&mut out, meta.headers.len());
+        write_text(out, "headers");
+        write_map(out, meta.headers.len());
         for (name, value) in meta.headers.iter() {
-            write_text(&mut out, name);
-            write_text(&mut out, value);
+            write_text(out, name);
+            write_text(out, value);
         }
     }
     if let Some(error) = &meta.error {
-        write_text(&mut out, "error");
-        write_error(&mut out, error);
+        write_text(out, "error");
+        write_error(out, error);
     }
-    write_text(&mut out, "data");
-    write_bytes(&mut out, &message.data);
-    out
+    write_text(out, "data");
+    write_bytes_length(out, message.data.len());
+    encoded.put(&message.data, apart);
+    encoded
 }
 
 fn write_error(out: &mut Vec<u8>, error: &WireError) {
@@ -350,7 +354,7 @@ mod tests {
     fn the_beginning_tells_the_way_back() {
         let mut message = message();
         message.data = vec![0; 100_000].into();
-        let wire = encode(&message, Some("list"));
+        let wire = encode(&message, Some("list"), false).bytes;
         let found = route(&wire[..100]);
         assert_eq!(
             (found.reply_to.as_deref(), found.correlation_id.as_deref()),
@@ -384,7 +388,7 @@ mod tests {
                 execution: (!details.is_empty()).then_some(Execution::Failed),
                 details: details.into(),
             }));
-            let wire = Bytes::from(encode(&message, None));
+            let wire = Bytes::from(encode(&message, None, false).bytes);
             prop_assert_eq!(decode(&wire).unwrap(), message);
             for end in (0..wire.len()).step_by(wire.len() / 10) {
                 prop_assert!(decode(&wire.slice(..end)).is_err());

@@ -12,32 +12,43 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Dialect, Envelope, Headers, JSON, Malformed, Meta, WireError, msgpack};
+use super::{Dialect, Encoded, Envelope, Headers, JSON, Malformed, Meta, WireError, msgpack};
 use crate::codec::json::plain_len;
 use crate::error::Execution;
 
 /// Writes an envelope. `reply_to` takes the place of [`Meta::reply_to`].
 #[must_use]
 pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
+    write(message, reply_to, false).bytes
+}
+
+/// As [`encode`], with a large body left apart.
+#[must_use]
+pub(crate) fn encode_apart(message: &Envelope, reply_to: Option<&str>) -> Encoded {
+    write(message, reply_to, true)
+}
+
+fn write(message: &Envelope, reply_to: Option<&str>, apart: bool) -> Encoded {
     let meta = &message.meta;
     if meta.content_type.is_some() || meta.content_encoding.is_some() {
-        return msgpack::encode(message, reply_to);
+        return msgpack::encode(message, reply_to, apart);
     }
-    let mut out = Vec::with_capacity(message.data.len() + 256);
-    out.extend_from_slice(b"{\"data\":");
+    let mut encoded = Encoded::for_body(&message.data, 256, apart);
+    encoded.bytes.extend_from_slice(b"{\"data\":");
     if message.data.is_empty() {
-        out.extend_from_slice(b"null");
+        encoded.bytes.extend_from_slice(b"null");
     } else {
-        out.extend_from_slice(&message.data);
+        encoded.put(&message.data, apart);
     }
+    let out = &mut encoded.bytes;
     out.extend_from_slice(b",\"meta\":{\"properties\":{\"content_type\":");
-    string(&mut out, JSON);
+    string(out, JSON);
     out.extend_from_slice(b",\"content_encoding\":\"utf8\"}");
     if let Some(timestamp) = meta.timestamp {
-        number(&mut out, "timestamp", timestamp);
+        number(out, "timestamp", timestamp);
     }
     if let Some(timeout) = meta.timeout_ms {
-        number(&mut out, "timeout_ms", timeout);
+        number(out, "timeout_ms", timeout);
     }
     for (name, value) in [
         ("id", meta.id.as_deref()),
@@ -45,29 +56,29 @@ pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
         ("reply_to", reply_to.or(meta.reply_to.as_deref())),
     ] {
         if let Some(value) = value {
-            key(&mut out, name);
-            string(&mut out, value);
+            key(out, name);
+            string(out, value);
         }
     }
     if !meta.headers.is_empty() {
-        key(&mut out, "headers");
+        key(out, "headers");
         out.push(b'{');
         for (index, (name, value)) in meta.headers.iter().enumerate() {
             if index > 0 {
                 out.push(b',');
             }
-            string(&mut out, name);
+            string(out, name);
             out.push(b':');
-            string(&mut out, value);
+            string(out, value);
         }
         out.push(b'}');
     }
     if let Some(error) = &meta.error {
-        key(&mut out, "error");
-        write_error(&mut out, error);
+        key(out, "error");
+        write_error(out, error);
     }
     out.extend_from_slice(b"}}");
-    out
+    encoded
 }
 
 /// Writes the object that stands for an error.

@@ -9,6 +9,7 @@ use super::resp;
 use super::scripts::{Script, Scripts};
 use super::standing::{Look, Standings};
 use super::stream::{self, Ack};
+use super::words;
 use crate::transport::TransportError;
 
 /// How long a reply list lives after the last reply, in ms: its requester takes replies at once or is gone.
@@ -70,7 +71,10 @@ impl Encoder<'_> {
                 }
                 Job::Ack(ack) => acks.add(ack, 0),
                 Job::Publish { channel, body, done } => {
-                    resp::command(self.out, &[b"PUBLISH", channel.as_str().as_bytes(), &body]);
+                    resp::begin(self.out, 3);
+                    resp::word(self.out, b"PUBLISH");
+                    resp::word(self.out, channel.as_str().as_bytes());
+                    words::word(self.out, &body);
                     fly(Load::Publish { channel, done }, self.out.len(), 1);
                 }
                 Job::GiveBack(given) => {
@@ -133,7 +137,7 @@ impl Encoder<'_> {
             resp::begin(out, 2 + count);
             resp::word(out, b"RPUSH");
             resp::word(out, address.as_bytes());
-            out.extend_from_slice(&row.words);
+            row.words.write(out);
             // Sets a time to live where there is none, and raises one that is shorter.
             for condition in [b"NX", b"GT"] {
                 resp::begin(out, 4);
@@ -166,7 +170,7 @@ impl Encoder<'_> {
         resp::word(out, if look { b"1" } else { b"0" });
         resp::number(out, longest);
         resp::number(out, super::QUEUE_LIMIT);
-        out.extend_from_slice(&row.words);
+        row.words.write(out);
         fly(Load::Row(row), out.len(), 1);
     }
 
@@ -183,7 +187,7 @@ impl Encoder<'_> {
             &[row.address.as_str()],
             row.origins.len(),
         );
-        self.out.extend_from_slice(&row.words);
+        row.words.write(self.out);
         fly(Load::Withdrawal(row, error), self.out.len(), 1);
     }
 }
@@ -211,7 +215,7 @@ pub(super) fn encode_replies(
             resp::word(out, b"RPUSH");
             resp::word(out, list);
             for row in &group {
-                out.extend_from_slice(&row.words);
+                row.words.write(out);
             }
             resp::begin(out, 3);
             resp::word(out, b"PEXPIRE");

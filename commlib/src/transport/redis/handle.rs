@@ -15,6 +15,7 @@ use super::resp::{self, Value};
 use super::scripts::Script;
 use super::writer::Waiting;
 use crate::address::Address;
+use crate::envelope::Encoded;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// Queues jobs for the writer.
@@ -82,7 +83,7 @@ impl Handle {
     pub(super) fn push(
         &self,
         address: Address,
-        item: &[u8],
+        item: Encoded,
         time_to_live: i64,
         origin: Origin,
         waiting: &Waiting,

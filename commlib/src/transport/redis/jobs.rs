@@ -14,6 +14,7 @@ use super::scripts::Script;
 use super::standing::{Look, Standings};
 use super::stream::{self, Ack, Append};
 use crate::address::Address;
+use crate::envelope::Encoded;
 use crate::error::Execution;
 use crate::transport::{Accepted, Durability, TransportError};
 
@@ -25,7 +26,7 @@ pub(super) enum Job {
     Row(Row),
     Publish {
         channel: Address,
-        body: Bytes,
+        body: Encoded,
         done: oneshot::Sender<Result<Accepted, TransportError>>,
     },
     Replies(Replies),

@@ -37,6 +37,7 @@ mod stream_watch;
 mod subscription;
 #[cfg(feature = "tls")]
 mod tls;
+mod words;
 mod writer;
 
 use std::fmt;
@@ -67,7 +68,7 @@ use super::{
     TransportErrorKind, TransportOptions,
 };
 use crate::address::{Address, Pattern};
-use crate::envelope::{Dialect, Envelope, commlib_py, native};
+use crate::envelope::{Dialect, Encoded, Envelope, commlib_py, native};
 use crate::error::ConnectError;
 use crate::limits::{HARD_HEADER_BYTES, QUEUE_LENGTH};
 
@@ -197,16 +198,21 @@ impl RedisTransport {
     }
 
     /// The bytes of a request.
-    fn encode(&self, message: &mut Envelope, reply_to: Option<&str>) -> Vec<u8> {
+    fn encode(&self, message: &mut Envelope, reply_to: Option<&str>) -> Encoded {
         match self.options.dialect {
-            Dialect::CommlibPy => commlib_py::encode_request(message, reply_to.unwrap_or_default()),
-            Dialect::Native => self.encode_native(message, reply_to),
+            Dialect::CommlibPy => commlib_py::encode_request(message, reply_to.unwrap_or_default()).into(),
+            Dialect::Native => self.encode_apart(message, reply_to),
         }
     }
 
     fn encode_native(&self, message: &mut Envelope, reply_to: Option<&str>) -> Vec<u8> {
         self.handle.clock.stamp(&mut message.meta);
         native::encode(message, reply_to)
+    }
+
+    fn encode_apart(&self, message: &mut Envelope, reply_to: Option<&str>) -> Encoded {
+        self.handle.clock.stamp(&mut message.meta);
+        native::encode_apart(message, reply_to)
     }
 
     /// Runs what has to be answered within the limit for operations.
@@ -512,7 +518,7 @@ impl Transport for RedisTransport {
         let id = message.meta.id.unwrap_or_default();
         let (time_to_live, origin) = (milliseconds(time_to_live), Origin::Call(id));
         self.handle
-            .push(address, &item, time_to_live, origin, &self.waiting);
+            .push(address, item, time_to_live, origin, &self.waiting);
         Ok(())
     }
 
@@ -542,7 +548,7 @@ impl Transport for RedisTransport {
                 let time_to_live = milliseconds(request.time_to_live);
                 let origin = Origin::Send(done);
                 self.handle
-                    .push(request.address, &item, time_to_live, origin, &self.waiting);
+                    .push(request.address, item, time_to_live, origin, &self.waiting);
             });
             outcome.await
         })
@@ -564,8 +570,11 @@ impl Transport for RedisTransport {
             return Box::pin(std::future::ready(Err(error)));
         }
         let body = match self.options.dialect {
-            Dialect::CommlibPy => message.data,
-            Dialect::Native => self.encode_native(&mut message, None).into(),
+            Dialect::CommlibPy => Encoded {
+                body: message.data,
+                ..Encoded::default()
+            },
+            Dialect::Native => self.encode_apart(&mut message, None),
         };
         let (done, outcome) = oneshot::channel();
         self.handle.queue(Job::Publish {

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::encode::GROUP_BYTES;
 use super::handle::Handle;
 use super::jobs::Job;
-use super::resp;
+use super::words::Words;
+use crate::envelope::Encoded;
 
 /// Bytes of replies that go along with a pop; more would hold it up.
 const MOST: usize = 1024 * 1024;
@@ -24,8 +25,8 @@ const RECENT: usize = 16;
 /// Replies on their way to one list.
 pub(super) struct Replies {
     pub(super) list: String,
-    /// The replies, as words of a command.
-    pub(super) words: Vec<u8>,
+    /// The replies.
+    pub(super) words: Words,
     pub(super) count: usize,
     /// When the first of them was given.
     pub(super) since: Instant,
@@ -34,10 +35,10 @@ pub(super) struct Replies {
 }
 
 impl Replies {
-    pub(super) fn new(list: String, item: &[u8], permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(list: String, item: Encoded, permit: Option<OwnedSemaphorePermit>) -> Self {
         let mut replies = Self {
             list,
-            words: Vec::new(),
+            words: Words::default(),
             count: 0,
             since: Instant::now(),
             permits: None,
@@ -46,8 +47,8 @@ impl Replies {
         replies
     }
 
-    fn add(&mut self, item: &[u8], permit: Option<OwnedSemaphorePermit>) {
-        resp::word(&mut self.words, item);
+    fn add(&mut self, item: Encoded, permit: Option<OwnedSemaphorePermit>) {
+        self.words.add(item);
         self.count += 1;
         merge(&mut self.permits, permit);
     }
@@ -112,7 +113,13 @@ impl Outbox {
     }
 
     /// A request of a batch was answered.
-    pub(super) fn reply(&self, batch: u64, list: String, item: &[u8], permit: Option<OwnedSemaphorePermit>) {
+    pub(super) fn reply(
+        &self,
+        batch: u64,
+        list: String,
+        item: Encoded,
+        permit: Option<OwnedSemaphorePermit>,
+    ) {
         let mut collected = self.collected.lock();
         collected.finished(batch);
         if !collected.open || collected.bytes + item.len() > MOST {
@@ -147,7 +154,7 @@ mod tests {
 
     /// Answers a request of a batch with half of what goes along.
     fn reply(outbox: &Outbox, batch: u64, list: &str) {
-        outbox.reply(batch, list.to_owned(), &[0; MOST / 2], None);
+        outbox.reply(batch, list.to_owned(), vec![0; MOST / 2].into(), None);
     }
 
     #[test]
@@ -180,12 +187,14 @@ mod tests {
         let batch = outbox.open(3);
         for (list, item) in [("a", b"1"), ("b", b"2"), ("a", b"3")] {
             let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
-            outbox.reply(batch, list.to_owned(), item, Some(permit));
+            outbox.reply(batch, list.to_owned(), item.to_vec().into(), Some(permit));
         }
         let rows = outbox.close();
         let seen: Vec<_> = rows.iter().map(|row| (row.list.as_str(), row.count)).collect();
         assert_eq!(seen, [("a", 2), ("b", 1)]);
-        assert_eq!(rows[0].words, b"$1\r\n1\r\n$1\r\n3\r\n");
+        let mut words = Vec::new();
+        rows[0].words.write(&mut words);
+        assert_eq!(words, b"$1\r\n1\r\n$1\r\n3\r\n");
         let held = |row: &Replies| row.permits.as_ref().unwrap().num_permits();
         assert_eq!(
             (held(&rows[0]), held(&rows[1]), permits.available_permits()),

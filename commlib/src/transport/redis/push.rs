@@ -9,10 +9,12 @@ use tokio::sync::oneshot;
 
 use super::encode::{GROUP, GROUP_BYTES};
 use super::fault;
-use super::resp::{self, Value};
+use super::resp::Value;
 use super::standing::{Look, Standings};
+use super::words::Words;
 use super::writer::Waiting;
 use crate::address::Address;
+use crate::envelope::Encoded;
 use crate::error::Execution;
 use crate::transport::{Accepted, TransportError, TransportErrorKind};
 
@@ -32,8 +34,8 @@ pub(super) enum Origin {
 /// Items for one work queue.
 pub(super) struct Row {
     pub(super) address: Address,
-    /// The items, as words of a command.
-    pub(super) words: Vec<u8>,
+    /// The items.
+    pub(super) words: Words,
     /// How long the list has to live at least, in ms.
     pub(super) time_to_live: i64,
     pub(super) origins: Vec<Origin>,
@@ -45,8 +47,8 @@ impl Row {
         self.origins.len() < GROUP && self.words.len() < GROUP_BYTES
     }
 
-    fn add(&mut self, item: &[u8], time_to_live: i64, origin: Origin) {
-        resp::word(&mut self.words, item);
+    fn add(&mut self, item: Encoded, time_to_live: i64, origin: Origin) {
+        self.words.add(item);
         self.time_to_live = self.time_to_live.max(time_to_live);
         self.origins.push(origin);
     }
@@ -237,7 +239,7 @@ impl Rows {
     pub(super) fn add(
         &self,
         address: Address,
-        item: &[u8],
+        item: Encoded,
         time_to_live: i64,
         origin: Origin,
         waiting: &Waiting,
@@ -252,7 +254,7 @@ impl Rows {
             None => {
                 let mut row = Row {
                     address,
-                    words: Vec::new(),
+                    words: Words::default(),
                     time_to_live,
                     origins: Vec::new(),
                     waiting: waiting.clone(),
@@ -298,7 +300,7 @@ mod tests {
             let origin = Origin::Call(String::new());
             rows.add(
                 Address::new(address).unwrap(),
-                item,
+                item.to_vec().into(),
                 time_to_live,
                 origin,
                 &waiting,
@@ -313,7 +315,9 @@ mod tests {
             .map(|row| (row.address.as_str(), row.origins.len(), row.time_to_live))
             .collect();
         assert_eq!(seen, [("a.b", 2, 9), ("a.c", 1, 5)]);
-        assert_eq!(taken[0].words, b"$1\r\n1\r\n$1\r\n3\r\n");
+        let mut words = Vec::new();
+        taken[0].words.write(&mut words);
+        assert_eq!(words, b"$1\r\n1\r\n$1\r\n3\r\n");
         let large = vec![0; GROUP_BYTES];
         assert!(add("a.b", &large, 1), "what was taken is gone");
         assert!(!add("a.b", b"1", 1));
@@ -329,7 +333,13 @@ mod tests {
         };
         let call = || {
             let origin = Origin::Call(String::new());
-            rows.add(Address::new("a").unwrap(), b"", 0, origin, &waiting);
+            rows.add(
+                Address::new("a").unwrap(),
+                Encoded::default(),
+                0,
+                origin,
+                &waiting,
+            );
         };
         call();
         assert!(!rows.expects_more());

@@ -78,7 +78,8 @@ pub(super) fn number(out: &mut Vec<u8>, number: i64) {
     word(out, itoa::Buffer::new().format(number).as_bytes());
 }
 
-fn length(out: &mut Vec<u8>, kind: u8, length: usize) {
+/// Appends the line that begins a command or a word.
+pub(super) fn length(out: &mut Vec<u8>, kind: u8, length: usize) {
     out.push(kind);
     out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
     out.extend_from_slice(b"\r\n");

@@ -11,7 +11,7 @@ use super::handle::Handle;
 use super::jobs::{GiveBack, Job};
 use super::outbox::Outbox;
 use crate::address::Address;
-use crate::envelope::{Dialect, Envelope, commlib_py, native};
+use crate::envelope::{Dialect, Encoded, Envelope, commlib_py, native};
 use crate::transport::Responder;
 
 /// The way back to the sender of a request.
@@ -59,15 +59,15 @@ impl Route {
     }
 
     /// The reply in the form that its reader expects.
-    pub(super) fn encode(&self, mut reply: Envelope, handle: &Handle) -> Vec<u8> {
+    pub(super) fn encode(&self, mut reply: Envelope, handle: &Handle) -> Encoded {
         match self.dialect {
             Dialect::Native => {
                 reply.meta.correlation_id.clone_from(&self.correlation_id);
                 reply.meta.reply_to = None;
                 handle.clock.stamp(&mut reply.meta);
-                native::encode(&reply, None)
+                native::encode_apart(&reply, None)
             }
-            Dialect::CommlibPy => commlib_py::encode_reply(&reply, self.correlation_id.as_deref()),
+            Dialect::CommlibPy => commlib_py::encode_reply(&reply, self.correlation_id.as_deref()).into(),
         }
     }
 }
@@ -157,7 +157,7 @@ impl Responder for RedisResponder {
         };
         let item = route.encode(reply, &self.outbox.handle);
         self.answered = true;
-        self.outbox.reply(self.batch, route.list, &item, Some(permit));
+        self.outbox.reply(self.batch, route.list, item, Some(permit));
     }
 
     fn finish(mut self: Box<Self>) {

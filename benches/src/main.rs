@@ -48,14 +48,11 @@ enum Role {
         broker: String,
     },
     /// Is the slow server of `overload`.
-    SlowServer {
-        #[arg(long)]
-        broker: String,
-    },
+    SlowServer(overload::Place),
     /// Is a client of `overload`.
     SlowClient {
-        #[arg(long)]
-        broker: String,
+        #[command(flatten)]
+        place: overload::Place,
         #[arg(long, default_value_t = 1)]
         nodes: usize,
     },
@@ -69,8 +66,8 @@ fn main() -> anyhow::Result<()> {
         Role::All(options) => runtime(false)?.block_on(run::all(options)),
         Role::Overload(options) => runtime(false)?.block_on(overload::run(options)),
         Role::Report(options) => report::write(&options),
-        Role::SlowServer { broker } => runtime(false)?.block_on(overload::serve(&broker)),
-        Role::SlowClient { broker, nodes } => runtime(false)?.block_on(overload::drive(&broker, nodes)),
+        Role::SlowServer(place) => runtime(false)?.block_on(overload::serve(&place)),
+        Role::SlowClient { place, nodes } => runtime(false)?.block_on(overload::drive(&place, nodes)),
         Role::Systems => {
             for system in systems::SYSTEMS {
                 println!("{:<24} {}", system.name, system.about);

@@ -22,6 +22,8 @@ const AT_ONCE: u32 = 16;
 const WORK: Duration = Duration::from_millis(10);
 const TIMES: f64 = 10.0;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The wait that the second half of the rows is limited to.
+const MAX_WAIT_MS: u64 = 1_000;
 
 /// A service that takes its time.
 #[commlib::rpc_service(name = "bench_slow")]
@@ -57,6 +59,8 @@ pub(crate) struct Options {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Overload {
     pub(crate) transport: String,
+    /// How long a request may wait for its turn, where the server limits that.
+    pub(crate) max_wait_ms: Option<u64>,
     /// Calls per second for callers that wait.
     pub(crate) peak: f64,
     /// Calls per second that were tried.
@@ -102,11 +106,13 @@ struct Seen {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for transport in &options.transports {
-        let row = one(transport, options.seconds)
-            .await
-            .with_context(|| transport.clone())?;
-        println!("{row:?}");
-        rows.push(row);
+        for max_wait_ms in [None, Some(MAX_WAIT_MS)] {
+            let row = one(transport, max_wait_ms, options.seconds)
+                .await
+                .with_context(|| transport.clone())?;
+            println!("{row:?}");
+            rows.push(row);
+        }
     }
     if let Some(file) = options.out {
         std::fs::write(file, serde_json::to_vec(&rows)?)?;
@@ -114,7 +120,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn one(transport: &str, seconds: f64) -> anyhow::Result<Overload> {
+async fn one(transport: &str, max_wait_ms: Option<u64>, seconds: f64) -> anyhow::Result<Overload> {
     let broker = match transport {
         "memory" => Broker::None,
         "redis" => Broker::Redis,
@@ -130,6 +136,9 @@ async fn one(transport: &str, seconds: f64) -> anyhow::Result<Overload> {
             _ => brokers.url(broker)?,
         };
         command.args([role, "--broker", &url]);
+        if let Some(limit) = max_wait_ms {
+            command.args(["--max-wait-ms", &limit.to_string()]);
+        }
         if role == "slow-client" {
             command.args(["--nodes", &nodes.to_string()]);
         }
@@ -153,6 +162,7 @@ async fn one(transport: &str, seconds: f64) -> anyhow::Result<Overload> {
     let worst = |figure: fn(&Seen) -> f64| seen.iter().map(figure).fold(0.0, f64::max) / 1_000.0;
     let row = Overload {
         transport: transport.to_owned(),
+        max_wait_ms,
         peak,
         offered: seen.iter().map(|seen| seen.tried).sum::<u64>() as f64 / seconds,
         answered: seen.iter().map(|seen| seen.answered as f64 / seen.seconds).sum(),
@@ -186,22 +196,43 @@ async fn load(clients: &mut [Process], rate: f64, seconds: f64) -> anyhow::Resul
     Ok(all)
 }
 
+/// Where a slow server or a client of it connects, and what the server is told.
+#[derive(Args, Debug)]
+pub(crate) struct Place {
+    #[arg(long)]
+    broker: String,
+    /// How long a request may wait for its turn.
+    #[arg(long)]
+    max_wait_ms: Option<u64>,
+}
+
+impl Place {
+    async fn start(&self, node: &Node) -> anyhow::Result<()> {
+        let mut server = node.serve(SlowServer::new(Handler)).concurrency(AT_ONCE);
+        if let Some(limit) = self.max_wait_ms {
+            server = server.max_wait(Duration::from_millis(limit));
+        }
+        server.await?;
+        Ok(())
+    }
+}
+
 /// Is the slow server, until the input ends.
-pub(crate) async fn serve(url: &str) -> anyhow::Result<()> {
-    let node = Node::connect(url).await?;
-    node.serve(SlowServer::new(Handler)).concurrency(AT_ONCE).await?;
+pub(crate) async fn serve(place: &Place) -> anyhow::Result<()> {
+    let node = Node::connect(&place.broker).await?;
+    place.start(&node).await?;
     say("ready")?;
     Lines::stdin().end().await;
     Ok(())
 }
 
 /// Is a client process with so many nodes, until the input ends; over `memory://`, the server as well.
-pub(crate) async fn drive(url: &str, nodes: usize) -> anyhow::Result<()> {
+pub(crate) async fn drive(place: &Place, nodes: usize) -> anyhow::Result<()> {
     let mut clients = Vec::new();
     for number in 0..nodes {
-        let node = Node::connect(url).await?;
-        if number == 0 && url.starts_with("memory:") {
-            node.serve(SlowServer::new(Handler)).concurrency(AT_ONCE).await?;
+        let node = Node::connect(&place.broker).await?;
+        if number == 0 && place.broker.starts_with("memory:") {
+            place.start(&node).await?;
         }
         clients.push(SlowClient::new(&node));
     }

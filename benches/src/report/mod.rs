@@ -206,14 +206,18 @@ fn overload(rows: &[Overload]) -> String {
         return out;
     }
     out += "\n## Overload\n\nA server that can do a known number of calls per second (each takes 10 ms, 16 at a time) gets ten \
-            times as many from two clients that do not wait for replies. `peak` is what it does for callers that wait.\n\n\
-            | transport | peak/s | offered/s | answered/s | of peak | refused | p50, p99 ms of a refusal | p50, p99 ms of an \
-            answer | other errors | share of client 1 | MiB client, server |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+            times as many from two clients that do not wait for replies. `peak` is what it does for callers that wait. \
+            With the default settings 10,000 requests wait at the broker, and each answer has waited for all of them; the \
+            rows with a longest wait are of a server with `.max_wait(…)`.\n\n\
+            | transport | longest wait | peak/s | offered/s | answered/s | of peak | refused | p50, p99 ms of a refusal | p50, p99 ms of an \
+            answer | other errors | share of client 1 | MiB client, server |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for row in rows {
         let _ = writeln!(
             out,
-            "| {} | {:.0} | {:.0} | {:.0} | {:.0} % | {} | {:.2}, {:.2} | {:.0}, {:.0} | {} | {:.0} % | {:.0}, {:.0} |",
+            "| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} % | {} | {:.2}, {:.2} | {:.0}, {:.0} | {} | {:.0} % | {:.0}, {:.0} |",
             row.transport,
+            row.max_wait_ms
+                .map_or("default".to_owned(), |limit| format!("{limit} ms")),
             row.peak,
             row.offered,
             row.answered,

@@ -1,4 +1,8 @@
-//! The limits of a node, all in one place: how large, how deep and how many.
+//! The limits of a node, all in one place: how large, how deep, how many and how long.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// No setting makes a body larger than this: 16 MiB, what RabbitMQ takes unless it is told otherwise.
 pub(crate) const HARD_BODY: usize = 16 * 1024 * 1024;
@@ -17,6 +21,14 @@ pub(crate) const ID: usize = 255;
 /// How many requests wait in one work queue at the broker. All who use a queue have to agree on it, so it is no setting.
 #[cfg(any(feature = "memory", feature = "redis", feature = "amqp"))]
 pub(crate) const QUEUE_LENGTH: u16 = 10_000;
+
+/// No time is longer: ten years. Points in time that are much further away can't be told.
+pub(crate) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// When a time that begins now is over. A time without an end is over in ten years.
+pub(crate) fn after(now: Instant, time: Duration) -> Instant {
+    now + time.min(FOREVER)
+}
 
 /// How large, how deep and how many: the limits of a node.
 ///

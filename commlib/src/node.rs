@@ -22,7 +22,7 @@ use crate::codec::{self, Codec};
 use crate::compression::{self, Compression};
 use crate::envelope::{Dialect, Envelope};
 use crate::error::{ConnectError, Execution, LocalError, NodeError, Status, StatusCode};
-use crate::limits::{ID, Limits};
+use crate::limits::{ID, Limits, after};
 use crate::middleware::Middleware;
 use crate::rpc::{Budget, Server};
 use crate::runtime::pending::Pending;
@@ -181,7 +181,7 @@ impl Node {
         if self.inner.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let deadline = Instant::now() + limit;
+        let deadline = after(Instant::now(), limit);
         let servers = std::mem::take(&mut *self.inner.servers.lock());
         let drained =
             futures_util::future::join_all(servers.iter().map(|server| server.shutdown(deadline))).await;

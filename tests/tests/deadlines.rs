@@ -20,6 +20,11 @@ trait Slow {
     async fn flaky(&self);
 }
 
+#[commlib::topic(prefix = "notes")]
+trait Notes {
+    async fn note(&self, number: u64);
+}
+
 struct Sleeper;
 
 impl Slow for Sleeper {
@@ -156,4 +161,24 @@ async fn a_drain_ends_at_its_limit() {
         Some(StatusCode::Unavailable)
     );
     node.shutdown(Duration::from_secs(1)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_an_end_are_times() {
+    let node = Node::builder()
+        .connect_timeout(Duration::MAX)
+        .operation_timeout(Duration::MAX)
+        .call_timeout(Duration::MAX);
+    let (slow, node, server) = serve(node).await;
+    assert!(!slow.sleep(1000).await.unwrap());
+    assert!(!slow.sleep(1000).timeout(Duration::MAX).await.unwrap());
+    slow.flaky()
+        .timeout(Duration::MAX)
+        .retry(Retry::times(1))
+        .await
+        .unwrap();
+    let notes = NotesPublisher::new(&node);
+    notes.note(1).timeout(Duration::MAX).await.unwrap();
+    server.shutdown_within(Duration::MAX).await.unwrap();
+    node.shutdown(Duration::MAX).await.unwrap();
 }

@@ -16,7 +16,7 @@ use crate::codec::Codec;
 use crate::compression::Compression;
 use crate::envelope::Dialect;
 use crate::error::ConnectError;
-use crate::limits::Limits;
+use crate::limits::{FOREVER, Limits};
 use crate::middleware::Middleware;
 use crate::rpc::{Budget, RetryBudget};
 use crate::runtime::id;
@@ -98,20 +98,20 @@ impl NodeBuilder {
 
     /// How long one try of connecting may take, greeting and login included. Default 5 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+        self.connect_timeout = limit.min(FOREVER);
         self
     }
 
     /// How long the broker may take for an operation without a deadline of its own: publishing, subscribing, serving.
     /// Default 5 s.
     pub fn operation_timeout(mut self, limit: Duration) -> Self {
-        self.operation_timeout = limit;
+        self.operation_timeout = limit.min(FOREVER);
         self
     }
 
     /// How long calls may take unless the method or the call says otherwise. Default 10 s.
     pub fn call_timeout(mut self, limit: Duration) -> Self {
-        self.call_timeout = limit;
+        self.call_timeout = limit.min(FOREVER);
         self
     }
 

@@ -17,6 +17,7 @@ use crate::address::Address;
 use crate::codec::{self, Codec};
 use crate::envelope::Headers;
 use crate::error::{CallError, Failure, LocalError, NodeError, Status};
+use crate::limits::after;
 use crate::message::{Message, ServiceError};
 use crate::middleware::{Invocation, Kind, Next, Outcome, Reply};
 use crate::node::{Node, Sending};
@@ -66,7 +67,7 @@ impl Parts {
             .timeout
             .or(self.default_timeout)
             .unwrap_or(self.node.config().call_timeout);
-        let own = now + timeout;
+        let own = after(now, timeout);
         scope.deadline.map_or(own, |inherited| inherited.min(own))
     }
 

@@ -15,7 +15,7 @@ use super::{MethodDescriptor, RpcService};
 use crate::codec::{self, Codec};
 use crate::envelope::Meta;
 use crate::error::{Execution, Status, StatusCode};
-use crate::limits::too_large;
+use crate::limits::{FOREVER, too_large};
 use crate::node::Node;
 use crate::runtime::cancel::Cancel;
 use crate::runtime::serving::Serving;
@@ -288,7 +288,8 @@ fn time_left(meta: &Meta, default: Duration, now: u64) -> Option<Duration> {
     if meta.timeout_ms.is_none() {
         return Some(timeout);
     }
-    timeout.checked_sub(age(meta, now)).filter(|left| !left.is_zero())
+    let left = timeout.checked_sub(age(meta, now)).filter(|left| !left.is_zero());
+    left.map(|left| left.min(FOREVER))
 }
 
 impl TopicSink for Dispatcher {
@@ -329,13 +330,18 @@ impl TopicSink for Dispatcher {
 
 #[cfg(test)]
 mod tests {
+    use proptest::option;
+    use proptest::prelude::*;
+
     use super::*;
 
+    /// Some time of the wall clock, in µs.
+    const NOW: u64 = 1_700_000_000_000_000;
+
     fn meta(timeout_ms: Option<u64>, age: i64) -> Meta {
-        let timestamp = now_micros().saturating_add_signed(-age * 1000);
         Meta {
             timeout_ms,
-            timestamp: Some(timestamp),
+            timestamp: Some(NOW.saturating_add_signed(-age * 1000)),
             ..Meta::default()
         }
     }
@@ -343,33 +349,43 @@ mod tests {
     #[test]
     fn the_deadline_counts_from_when_the_request_was_sent() {
         let default = Duration::from_secs(10);
-        let left = time_left(&meta(Some(1000), 400), default, now_micros()).unwrap();
-        assert!(
-            left <= Duration::from_millis(600) && left > Duration::from_millis(500),
-            "{left:?}"
-        );
-        assert_eq!(time_left(&meta(Some(1000), 1001), default, now_micros()), None);
-        assert_eq!(time_left(&meta(Some(0), 0), default, now_micros()), None);
-        assert_eq!(
-            time_left(&meta(None, 60_000), default, now_micros()),
-            Some(default)
-        );
+        let left = |timeout_ms, age| time_left(&meta(timeout_ms, age), default, NOW);
+        assert_eq!(left(Some(1000), 400), Some(Duration::from_millis(600)));
+        assert_eq!(left(Some(1000), 999), Some(Duration::from_millis(1)));
+        assert_eq!(left(Some(1000), 1000), None);
+        assert_eq!(left(Some(1000), 1001), None);
+        assert_eq!(left(Some(0), 0), None);
+        assert_eq!(left(None, 60_000), Some(default));
         // From a clock that is an hour ahead.
-        assert_eq!(
-            time_left(&meta(Some(1000), -3_600_000), default, now_micros()),
-            Some(Duration::from_secs(1))
-        );
-        assert!(
-            time_left(
-                &Meta {
-                    timeout_ms: Some(u64::MAX),
-                    timestamp: Some(0),
-                    ..Meta::default()
-                },
-                default,
-                now_micros()
-            )
-            .is_some()
-        );
+        assert_eq!(left(Some(1000), -3_600_000), Some(Duration::from_secs(1)));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_peer_says_of_times_a_deadline_can_be_told(
+            timeout_ms in prop_oneof![option::of(0..100_000_u64), Just(Some(u64::MAX)), option::of(any::<u64>())],
+            timestamp in prop_oneof![option::of(NOW - 100_000_000..NOW + 100_000_000), option::of(any::<u64>())],
+            now in prop_oneof![Just(NOW), any::<u64>()],
+            default in 0..1_000_000_u64,
+        ) {
+            let default = Duration::from_millis(default);
+            let meta = Meta { timeout_ms, timestamp, ..Meta::default() };
+            let left = time_left(&meta, default, now);
+            // The same in plain numbers: µs that passed, of µs that there were.
+            let passed = u128::from(timestamp.map_or(0, |sent| now.saturating_sub(sent)));
+            match timeout_ms {
+                None => prop_assert_eq!(left, Some(default)),
+                Some(timeout) => {
+                    let wanted = (u128::from(timeout) * 1000).checked_sub(passed).filter(|left| *left > 0);
+                    let wanted = wanted.map(|left| left.min(FOREVER.as_micros()));
+                    prop_assert_eq!(left.map(|left| left.as_micros()), wanted);
+                }
+            }
+            // Does not overflow.
+            let _ = Instant::now() + left.unwrap_or_default();
+            // Time only makes it less.
+            let later = time_left(&meta, default, now.saturating_add(1_000_000));
+            prop_assert!(later <= left);
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::durable::Settings;
 use super::durable_call::check_dialect;
 use crate::address::{Address, Pattern};
 use crate::error::NodeError;
+use crate::limits::{FOREVER, after};
 use crate::node::{Node, cancel_topic};
 use crate::runtime::serving::{Serving, Source};
 use crate::transport::{ConsumeSpec, RequestSink, SubscribeSpec, TopicSink};
@@ -120,7 +121,7 @@ impl ServeRpc {
     /// and runs the method for it once more. There, and on the in-process bus, the latest 10,000 keys are remembered at most,
     /// and 64 MiB of answers.
     pub fn remember(mut self, window: Duration) -> Self {
-        self.durable.window = window.max(Duration::from_millis(1));
+        self.durable.window = window.clamp(Duration::from_millis(1), FOREVER);
         self
     }
 
@@ -223,6 +224,6 @@ impl ServerHandle {
     /// # Errors
     /// As [`shutdown`](Self::shutdown).
     pub async fn shutdown_within(&self, limit: Duration) -> Result<(), NodeError> {
-        self.serving.shutdown(Instant::now() + limit).await
+        self.serving.shutdown(after(Instant::now(), limit)).await
     }
 }

@@ -18,6 +18,7 @@ use crate::address::Address;
 use crate::codec;
 use crate::envelope::Headers;
 use crate::error::{LocalError, NodeError};
+use crate::limits::after;
 use crate::message::{CaptureError, Message};
 use crate::middleware::{Invocation, Kind, Outcome};
 use crate::node::{Begun, Node, Sending};
@@ -131,7 +132,7 @@ impl Publish {
         let mut headers = self.headers;
         TraceContext::inject(&mut headers, &scope, &span);
         let config = node.config();
-        let deadline = Instant::now() + self.timeout.unwrap_or(config.operation_timeout);
+        let deadline = after(Instant::now(), self.timeout.unwrap_or(config.operation_timeout));
         let invocation = Invocation::new(Kind::Publish, address, headers, (config.codec, body), deadline);
         if !config.client_middleware.is_empty() {
             let run = async move { Sending::publishing(&node, options).publish(invocation).await };

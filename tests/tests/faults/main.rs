@@ -12,6 +12,7 @@ mod only_redis;
 mod outages;
 mod privileges;
 mod raw;
+mod reconnects;
 mod servers;
 mod silence;
 mod world;

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::errors::bounded;
+use super::linger::linger;
 use super::properties::{DIRECT_REPLY_TO, EXCHANGE_OF_REPLIES, name, read_reply};
 use super::random_name;
 use super::routes::Routes;
@@ -45,6 +46,7 @@ impl fmt::Debug for Inbox {
 /// An open inbox.
 pub(super) struct Session {
     pub(super) reply_to: ShortString,
+    channel: Channel,
     reader: JoinHandle<()>,
     ended: CancellationToken,
 }
@@ -52,6 +54,7 @@ pub(super) struct Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.reader.abort();
+        linger(self.channel.clone());
     }
 }
 
@@ -88,6 +91,7 @@ impl Inbox {
         let reader = tokio::spawn(read(consumer, self.clone(), guard).boxed());
         Ok(Session {
             reply_to,
+            channel: channel.clone(),
             reader,
             ended,
         })

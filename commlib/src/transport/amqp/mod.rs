@@ -26,6 +26,7 @@ mod flight;
 pub mod fuzz;
 mod inbox;
 mod kept;
+mod linger;
 mod prefetch;
 mod properties;
 mod publisher;

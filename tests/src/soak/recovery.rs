@@ -24,6 +24,8 @@ use crate::ledger::Promise;
 const GOAL: Duration = Duration::from_secs(3);
 /// For how long calls go on before a restart and after the port is open.
 const AFTER: Duration = Duration::from_millis(4_500);
+/// Within which some call has to succeed again, whatever else the machine does.
+const BACK: Duration = Duration::from_secs(60);
 /// The width of a bar of the histogram.
 const BAR: u64 = 250;
 
@@ -94,6 +96,14 @@ impl RecoveryRun {
                 opened.push(at);
             }
             tokio::time::sleep(AFTER).await;
+            // A machine that does other things takes its time, but not for ever.
+            let last = opened.last().copied().unwrap_or_default();
+            while !books.is_back(last) && books.now() < last + BACK {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            report.check(books.is_back(last), || {
+                format!("no call succeeded within {BACK:?} after the last restart")
+            });
             over.cancel();
         };
         tokio::join!(restarts, load::run(&load, &nodes, &books, &over));
@@ -129,7 +139,7 @@ impl RecoveryRun {
             calls,
             stage.ran(Kind::Call),
             Promise::AtMostOnce,
-            0.2,
+            if self.strict { 0.2 } else { 0.02 },
         );
         report
     }

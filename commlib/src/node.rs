@@ -238,6 +238,20 @@ impl Node {
             })
     }
 
+    /// Makes sure that requests for a method go to servers of one contract, as far as this node can know.
+    pub(crate) fn check_contract(&self, server: &Server) -> Result<(), Status> {
+        let servers = self.inner.servers.lock();
+        let running = servers.iter().filter(|other| !other.is_stopped());
+        let Some(method) = running.filter_map(|other| server.conflict(other)).next() else {
+            return Ok(());
+        };
+        let text = format!(
+            "this node serves another contract of the name `{}`, with other methods, and both have a method `{method}`: its requests would go to either; give one of them another name",
+            server.name()
+        );
+        Err(Status::new(StatusCode::InvalidArgument, text).with_execution(Execution::DidNotRun))
+    }
+
     pub(crate) fn register(&self, server: Server) {
         let mut servers = self.inner.servers.lock();
         servers.retain(|server| !server.is_stopped());

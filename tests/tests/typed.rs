@@ -233,3 +233,56 @@ fn a_contract_says_what_the_trait_promises() {
         serde_json::json!(["front", "rear"])
     );
 }
+
+mod later {
+    /// The first service of the name `calculator` has another method.
+    #[commlib::rpc_service(name = "calculator")]
+    pub(crate) trait Abacus {
+        async fn add(&self, a: i64, b: i64) -> i64;
+        async fn halve(&self, a: i64) -> i64;
+    }
+
+    /// No method in common.
+    #[commlib::rpc_service(name = "calculator")]
+    pub(crate) trait Extras {
+        async fn double(&self, a: i64) -> i64;
+    }
+
+    pub(crate) struct Wood;
+
+    impl Abacus for Wood {
+        async fn add(&self, a: i64, b: i64) -> i64 {
+            a + b
+        }
+        async fn halve(&self, a: i64) -> i64 {
+            a / 2
+        }
+    }
+
+    impl Extras for Wood {
+        async fn double(&self, a: i64) -> i64 {
+            2 * a
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_node_serves_no_two_contracts_that_share_a_method() {
+    use later::{AbacusClient, AbacusServer, ExtrasClient, ExtrasServer, Wood};
+    let node = Node::connect(&format!("memory://{}", unique("typed")))
+        .await
+        .unwrap();
+    let first = node.serve(CalculatorServer::new(Calc)).await.unwrap();
+    let again = node.serve(CalculatorServer::new(Calc)).await.unwrap();
+    let _extras = node.serve(ExtrasServer::new(Wood)).await.unwrap();
+    assert_eq!(ExtrasClient::new(&node).double(4).await.unwrap(), 8);
+    let error = node.serve(AbacusServer::new(Wood)).await.unwrap_err();
+    assert_eq!(error.code(), Some(StatusCode::InvalidArgument));
+    let text = error.to_string();
+    assert!(text.contains("`calculator`") && text.contains("`add`"), "{text}");
+    // What was shut down is no obstacle.
+    first.shutdown().await.unwrap();
+    again.shutdown().await.unwrap();
+    let _abacus = node.serve(AbacusServer::new(Wood)).await.unwrap();
+    assert_eq!(AbacusClient::new(&node).halve(4).await.unwrap(), 2);
+}

@@ -31,7 +31,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`NodeError`] when the broker refuses, or does not answer within
-/// [`NodeBuilder::operation_timeout`](crate::NodeBuilder::operation_timeout).
+/// [`NodeBuilder::operation_timeout`](crate::NodeBuilder::operation_timeout); `invalid_argument` when this node serves a
+/// contract of the same name with other methods, some of which both have.
 #[must_use = "a server does not start until it is awaited"]
 pub struct ServeRpc {
     node: Node,
@@ -128,7 +129,10 @@ impl ServeRpc {
     async fn start(self) -> Result<ServerHandle, NodeError> {
         self.node.check_open()?;
         let descriptor = self.service.descriptor();
-        let serving = Serving::new(descriptor.name);
+        let mut names: Vec<_> = descriptor.methods.iter().map(|method| method.name).collect();
+        names.sort_unstable();
+        let serving = Serving::of_methods(descriptor.name, names);
+        self.node.check_contract(&serving)?;
         let dispatcher = Arc::new(Dispatcher::new(&self.node, self.service, &serving, self.max_wait));
         let deadline = Instant::now() + self.node.config().operation_timeout;
         let bad_name = |reason: String| NodeError::Address {

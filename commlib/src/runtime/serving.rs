@@ -34,6 +34,8 @@ impl Source {
 /// A running server or handler.
 pub(crate) struct Serving {
     name: String,
+    /// Of an RPC server, the names of its methods in order of the alphabet.
+    methods: Vec<&'static str>,
     sources: Mutex<Vec<Source>>,
     /// What its handlers hear of their callers through.
     cancellations: Mutex<Option<Box<dyn Subscription>>>,
@@ -70,8 +72,13 @@ impl std::fmt::Debug for Serving {
 
 impl Serving {
     pub(crate) fn new(name: impl Into<String>) -> Arc<Self> {
+        Self::of_methods(name, Vec::new())
+    }
+
+    pub(crate) fn of_methods(name: impl Into<String>, methods: Vec<&'static str>) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
+            methods,
             sources: Mutex::default(),
             cancellations: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -81,6 +88,19 @@ impl Serving {
             here: AtomicUsize::new(0),
             here_ended: Notify::new(),
         })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A method that this server and another one have in common, if they are of one name and not of one contract.
+    pub(crate) fn conflict(&self, other: &Self) -> Option<&'static str> {
+        if self.name != other.name || self.methods == other.methods {
+            return None;
+        }
+        let mut methods = self.methods.iter().copied();
+        methods.find(|method| other.methods.contains(method))
     }
 
     pub(crate) fn add(&self, source: Source) {

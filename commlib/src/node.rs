@@ -268,10 +268,10 @@ impl Node {
         let wait = async {
             loop {
                 let reason = match &*state.borrow_and_update() {
-                    ConnectionState::Connected { .. } if Instant::now() >= deadline => {
+                    state if state.is_connected() && Instant::now() >= deadline => {
                         return Err(unsent.reason.clone());
                     }
-                    ConnectionState::Connected { .. } => return Ok(()),
+                    ConnectionState::Connected { .. } | ConnectionState::Poisoned { .. } => return Ok(()),
                     ConnectionState::Closed => return Err("the node is shut down".to_owned()),
                     ConnectionState::Connecting { reason, .. } => reason.clone(),
                     ConnectionState::Blocked { reason } => {

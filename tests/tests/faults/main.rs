@@ -52,6 +52,7 @@ on_both! {
         servers::chains_of_calls_do_not_wait_for_themselves
         servers::panics_cost_no_permit
         servers::three_servers_share_fairly_and_each_call_runs_once
+        servers::what_waits_for_the_last_server_is_told_or_served_by_the_next
         servers::two_servers_of_one_node_and_two_nodes_do_not_mix_replies
         silence::a_black_hole_in_one_and_in_both_directions_is_noticed
         silence::what_a_slow_network_delivers_late_was_never_told_as_not_run

@@ -8,6 +8,7 @@ use commlib::{Execution, StatusCode};
 use commlib_tests::{Program, eventually};
 use futures_util::{StreamExt, stream};
 
+use crate::raw::Raw;
 use crate::world::{
     JobClient, NewsPublisher, NewsSubscriber, Record, SOON, Worker, World, answered, ending, in_flight, serve,
 };
@@ -98,6 +99,53 @@ pub async fn a_killed_server_takes_only_what_it_had(world: World) {
     assert!(ran >= 30, "only {ran} of 38 waiting requests were served");
     assert_eq!(record.runs(1) + record.runs(2), 0, "a second run");
     answered(&job).await;
+}
+
+/// On Redis it waits for the next server. On RabbitMQ its queue goes with the last one, which tells everybody.
+pub async fn what_waits_for_the_last_server_is_told_or_served_by_the_next(world: World) {
+    const MANY: u64 = 100;
+    // None of these calls ends by its deadline, however slow the machine is.
+    const NEVER: Duration = Duration::from_secs(300);
+    let (_node, server, first) = world.serve(1).await;
+    let job = JobClient::new(&world.node().await);
+    let held = tokio::spawn(job.hold(1).timeout(NEVER).into_future());
+    eventually(SOON, || async { first.runs(1) == 1 }).await;
+    let numbers = 2..2 + MANY;
+    let calls: Vec<_> = numbers
+        .clone()
+        .map(|number| tokio::spawn(job.run(number).timeout(NEVER).into_future()))
+        .collect();
+    let raw = Raw::new(&world).await;
+    let queue = world.address("job.run");
+    eventually(SOON, || async {
+        let waiting = raw.waiting(&queue).await;
+        if waiting.unsigned_abs() == MANY {
+            Ok(())
+        } else {
+            Err(waiting)
+        }
+    })
+    .await;
+    let stopping = tokio::spawn(async move { server.shutdown().await });
+    tokio::task::yield_now().await;
+    first.gate.add_permits(1);
+    held.await.expect("no panic").expect("it was taken");
+    stopping.await.expect("no panic").expect("it ends in time");
+    let (_next_node, _, next) = world.serve(64).await;
+    let mut served = 0;
+    for (number, call) in numbers.zip(calls) {
+        let runs = first.runs(number) + next.runs(number);
+        match call.await.expect("no panic") {
+            Ok(_) => served += 1,
+            told => {
+                let did_not_run = (StatusCode::Unavailable, Execution::DidNotRun);
+                assert_eq!((ending(told), runs), (did_not_run, 0), "{number}");
+            }
+        }
+    }
+    if world.broker.is_redis() {
+        assert_eq!(served, MANY);
+    }
 }
 
 pub async fn panics_cost_no_permit(world: World) {

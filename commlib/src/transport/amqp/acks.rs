@@ -6,11 +6,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use parking_lot::Mutex;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What is known of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,10 @@ enum State {
 pub(super) struct Acks {
     channel: Channel,
     tags: Mutex<Tags>,
+    /// Nobody else takes from its queues: what is given back goes to nobody.
+    last: AtomicBool,
+    settled: CancellationToken,
+    _settled: DropGuard,
 }
 
 /// Their states from the first one that the broker was not told of.
@@ -88,10 +94,24 @@ impl Tags {
 
 impl Acks {
     pub(super) fn new(channel: Channel) -> Arc<Self> {
+        let settled = CancellationToken::new();
         Arc::new(Self {
             channel,
             tags: Mutex::new(Tags::new()),
+            last: AtomicBool::new(false),
+            _settled: settled.clone().drop_guard(),
+            settled,
         })
+    }
+
+    /// Cancelled when nothing of the channel is open any more, and nobody holds this.
+    pub(super) fn settled(&self) -> CancellationToken {
+        self.settled.clone()
+    }
+
+    /// From now on nobody takes from the queues of this channel.
+    pub(super) fn set_last(&self) {
+        self.last.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn channel(&self) -> &Channel {
@@ -143,6 +163,12 @@ impl Unsettled {
             acks: Some(Arc::clone(acks)),
             tag,
         }
+    }
+
+    /// Whether nobody would get it if it were given back.
+    pub(super) fn is_last(&self) -> bool {
+        let acks = self.acks.as_ref();
+        acks.is_some_and(|acks| acks.last.load(Ordering::Relaxed))
     }
 
     /// It was handled.

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use lapin::message::Delivery as Message;
 use tokio::time::Instant;
 
+use super::acks::Unsettled;
 use super::consumer::{End, Item, Session, Task};
 use super::properties::read_request;
 use super::rebuild::Rebuild;
@@ -85,11 +86,11 @@ impl Task {
                     if backlog.has_room(&message) {
                         backlog.push(index, message);
                     } else {
-                        self.refuse(message, &overloaded(self.spec.concurrency, backlog.limit));
+                        self.refuse(message, None, &overloaded(self.spec.concurrency, backlog.limit));
                     }
                 }
                 item => {
-                    if let Some(end) = self.gone(session, rebuild, item).await {
+                    if let Some(end) = self.gone(session, item).await {
                         break end;
                     }
                 }
@@ -98,7 +99,7 @@ impl Task {
         // The broker would not give them to another server.
         self.start_waiting(&mut backlog);
         while let Some((_, message, _)) = backlog.pop() {
-            self.refuse(message, &stopping());
+            self.refuse(message, None, &stopping());
         }
         end
     }
@@ -113,12 +114,12 @@ impl Task {
     }
 
     /// Answers a request that does not run.
-    pub(super) fn refuse(&self, message: Message, status: &Status) {
+    pub(super) fn refuse(&self, message: Message, delivery: Option<Unsettled>, status: &Status) {
         let (_, question) = read_request(&message.properties, Bytes::from(message.data), 0);
         if question.route.is_none() {
-            return tracing::warn!(service = %self.spec.service, %status, "a request that nobody waits for was not run");
+            tracing::warn!(service = %self.spec.service, %status, "a request that nobody waits for was not run");
         }
-        self.answer(None, question, None).send(&refusal(status));
+        self.answer(delivery, question, None).send(&refusal(status));
     }
 }
 

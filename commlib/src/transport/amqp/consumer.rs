@@ -19,13 +19,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, Unsettled};
 use super::arrival::{self, Wait};
-use super::auto_ack::stopping;
 use super::errors::bounded;
+use super::last::stopping_before;
 use super::prefetch::SharedCount;
 use super::properties::{Question, name, read_request, short};
-use super::rebuild::Rebuild;
+use super::rebuild::{Kept, Rebuild};
 use super::responder::Answer;
-use super::supervisor::{Link, next_link};
+use super::supervisor::Link;
 use super::{Alive, Core, Started};
 use crate::envelope::Malformed;
 use crate::limits::QUEUE_LENGTH;
@@ -103,23 +103,24 @@ pub(super) struct Session {
     count: Option<SharedCount>,
     acks: Arc<Acks>,
     pub(super) queues: Queues,
+    /// Taken, and stopped before there was a permit for it.
+    held: Option<(usize, Message, Unsettled)>,
     tags: Vec<ShortString>,
     wait: Wait,
 }
 
 pub(super) struct Task {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     pub(super) spec: ConsumeSpec,
     pub(super) stop: CancellationToken,
 }
 
 impl Task {
     async fn run(self, mut started: Option<Started>) {
-        let mut links = self.core.consuming.links();
-        let mut rebuild = Rebuild::new(&self.spec.service);
+        let mut rebuild = Rebuild::new(&self.spec.service, &self.core, Kept::AtTheBroker);
         loop {
             let link = tokio::select! {
-                link = next_link(&mut links) => link,
+                link = rebuild.next_link() => link,
                 () = self.stop.cancelled() => None,
             };
             let Some(link) = link else { return };
@@ -137,7 +138,7 @@ impl Task {
                     } else {
                         End::Stopped
                     };
-                    self.wind_down(session).await;
+                    self.wind_down(session, &link, matches!(end, End::Stopped)).await;
                     match end {
                         End::Stopped => return,
                         End::Gone(error) => rebuild.ended(error.as_ref()),
@@ -155,7 +156,7 @@ impl Task {
                         let _ = started.send(Err(error));
                         return;
                     }
-                    rebuild.failed(&error);
+                    rebuild.failed(&error, &link);
                 }
             }
             tokio::select! {
@@ -172,6 +173,7 @@ impl Task {
             count,
             acks: Acks::new(channel),
             queues: SelectAll::new(),
+            held: None,
             tags: Vec::new(),
             wait: Wait::new(
                 (self.spec.concurrency as usize).saturating_mul(self.spec.addresses.len()),
@@ -217,21 +219,7 @@ impl Task {
             return Ok(());
         };
         let queue = short("address", address.as_str())?;
-        let options = QueueDeclareOptions {
-            durable: true,
-            auto_delete: true,
-            ..QueueDeclareOptions::default()
-        };
-        let mut arguments = FieldTable::default();
-        arguments.insert(name("x-expires"), AMQPValue::LongInt(QUEUE_EXPIRES));
-        arguments.insert(name("x-max-length"), AMQPValue::LongInt(QUEUE_LENGTH.into()));
-        arguments.insert(name("x-overflow"), AMQPValue::LongString("reject-publish".into()));
-        let what = format!("declaring the queue `{address}`");
-        let declare = session
-            .acks
-            .channel()
-            .queue_declare(queue.clone(), options, arguments);
-        bounded(&what, limit, declare).await?;
+        self.declare(session.acks.channel(), &queue).await?;
         let what = format!("consuming the queue `{address}`");
         let consume = session.acks.channel().basic_consume(
             queue,
@@ -246,6 +234,26 @@ impl Task {
         session.tags.push(incoming.tag());
         session.queues.push(items(index, incoming));
         Ok(())
+    }
+
+    /// Declares a work queue, which says what is in it.
+    pub(super) async fn declare(
+        &self,
+        channel: &Channel,
+        queue: &ShortString,
+    ) -> Result<lapin::Queue, TransportError> {
+        let options = QueueDeclareOptions {
+            durable: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut arguments = FieldTable::default();
+        arguments.insert(name("x-expires"), AMQPValue::LongInt(QUEUE_EXPIRES));
+        arguments.insert(name("x-max-length"), AMQPValue::LongInt(QUEUE_LENGTH.into()));
+        arguments.insert(name("x-overflow"), AMQPValue::LongString("reject-publish".into()));
+        let what = format!("declaring the queue `{queue}`");
+        let declare = channel.queue_declare(queue.clone(), options, arguments);
+        bounded(&what, self.core.options.operation_timeout, declare).await
     }
 
     /// Hands up what comes until there is nothing more to come.
@@ -275,7 +283,10 @@ impl Task {
                             let since = Instant::now();
                             let permit = tokio::select! {
                                 permit = permits.acquire_owned() => permit,
-                                () = self.stop.cancelled() => return End::Stopped,
+                                () = self.stop.cancelled() => {
+                                    session.held = Some((index, message, unsettled));
+                                    return End::Stopped;
+                                }
                             };
                             // A closed semaphore is a server that is going away.
                             let Ok(permit) = permit else { return End::Stopped };
@@ -293,7 +304,7 @@ impl Task {
                     self.deliver(index, message, Some(unsettled), permit, waited);
                 }
                 item => {
-                    if let Some(end) = self.gone(session, rebuild, item).await {
+                    if let Some(end) = self.gone(session, item).await {
                         return end;
                     }
                 }
@@ -302,12 +313,7 @@ impl Task {
     }
 
     /// A queue ended, or all of them. `None` when there is more to come.
-    pub(super) async fn gone(
-        &self,
-        session: &mut Session,
-        rebuild: &mut Rebuild,
-        item: Option<(usize, Item)>,
-    ) -> Option<End> {
+    pub(super) async fn gone(&self, session: &mut Session, item: Option<(usize, Item)>) -> Option<End> {
         match item {
             Some((_, Item::Gone(Some(error)))) => Some(End::Gone(Some(error))),
             Some((index, Item::Gone(None))) => {
@@ -316,7 +322,7 @@ impl Task {
                 match self.add(session, index).await {
                     Ok(()) => None,
                     Err(error) => {
-                        rebuild.failed(&error);
+                        tracing::warn!(service = %self.spec.service, %error, "cannot make the queue anew");
                         Some(End::Gone(None))
                     }
                 }
@@ -372,9 +378,16 @@ impl Task {
     }
 
     /// Cancels the consumers and hands up what came before that, as far as there are permits for it. The rest is given
-    /// back to the broker. The channel stays open for as long as there are answers to acknowledge.
-    async fn wind_down(&self, mut session: Session) {
+    /// back to the broker, or answered where nobody else would get it. The channel stays open for as long as there are
+    /// answers to acknowledge.
+    async fn wind_down(&self, mut session: Session, link: &Arc<Link>, stopped: bool) {
         let limit = self.core.options.operation_timeout;
+        let last = if stopped && !self.spec.auto_ack {
+            self.answer_what_waits(&session.acks).await
+        } else {
+            Vec::new()
+        };
+        let is_last = |index: usize| last.get(index).copied().unwrap_or(false);
         let cancel = async {
             for tag in std::mem::take(&mut session.tags) {
                 let cancel = session
@@ -387,26 +400,41 @@ impl Task {
             }
         };
         let in_time = tokio::time::timeout(limit, cancel).await.is_ok();
+        if let Some((index, message, unsettled)) = session.held.take() {
+            self.hand_up_or_refuse(&mut session.wait, index, message, Some(unsettled), is_last(index));
+        }
         while in_time && let Some((index, item)) = session.queues.next().await {
             let Item::Message(message) = item else { continue };
             if message.acker.poisoned() {
                 continue;
             }
-            if self.spec.auto_ack {
-                match Arc::clone(&self.spec.permits).try_acquire_owned() {
-                    Ok(permit) => {
-                        let waited = session.wait.taken(Instant::now());
-                        self.deliver(index, message, None, permit, waited);
-                    }
-                    Err(_) => self.refuse(message, &stopping()),
-                }
-                continue;
+            let unsettled =
+                (!self.spec.auto_ack).then(|| Unsettled::new(&session.acks, message.delivery_tag));
+            let refuse = self.spec.auto_ack || is_last(index);
+            self.hand_up_or_refuse(&mut session.wait, index, message, unsettled, refuse);
+        }
+        link.close_channel(session.acks.channel().clone(), session.acks.settled());
+    }
+
+    /// Hands a request up if there is a permit for it. Else it is answered, or goes back to the broker.
+    fn hand_up_or_refuse(
+        &self,
+        wait: &mut Wait,
+        index: usize,
+        message: Message,
+        unsettled: Option<Unsettled>,
+        refuse: bool,
+    ) {
+        match Arc::clone(&self.spec.permits).try_acquire_owned() {
+            Ok(permit) => {
+                let waited = wait.taken(Instant::now());
+                self.deliver(index, message, unsettled, permit, waited);
             }
-            let unsettled = Unsettled::new(&session.acks, message.delivery_tag);
-            if let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned() {
-                let waited = session.wait.taken(Instant::now());
-                self.deliver(index, message, Some(unsettled), permit, waited);
+            Err(_) if refuse => {
+                let status = stopping_before(message.redelivered);
+                self.refuse(message, unsettled, &status);
             }
+            Err(_) => drop(unsettled),
         }
     }
 }

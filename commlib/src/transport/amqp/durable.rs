@@ -27,10 +27,11 @@ use super::acks::{Acks, Unsettled};
 use super::durable_letters;
 use super::errors::bounded;
 use super::kept;
+use super::linger::linger;
 use super::properties::{self, Question, name, read_request, read_topic, short};
-use super::rebuild::Rebuild;
+use super::rebuild::{Kept, Rebuild};
 use super::responder::Answer;
-use super::supervisor::{Link, next_link};
+use super::supervisor::Link;
 use super::{Alive, Core, Started, TOPICS, random_name};
 use crate::address::Address;
 use crate::envelope::Envelope;
@@ -167,11 +168,10 @@ struct Task {
 
 impl Task {
     async fn run(self, mut started: Option<Started>) {
-        let mut links = self.core.consuming.links();
-        let mut rebuild = Rebuild::new(&self.place.place);
+        let mut rebuild = Rebuild::new(&self.place.place, &self.core, Kept::AtTheBroker);
         loop {
             let link = tokio::select! {
-                link = next_link(&mut links) => link,
+                link = rebuild.next_link() => link,
                 () = self.stop.cancelled() => None,
             };
             let Some(link) = link else { return };
@@ -186,7 +186,9 @@ impl Task {
                     {
                         return;
                     }
-                    match self.take(&channel, incoming, &mut rebuild).await {
+                    let end = self.take(&link, &channel, incoming, &mut rebuild).await;
+                    linger(channel);
+                    match end {
                         End::Stopped => return,
                         End::Gone(error) => {
                             if error.is_none() {
@@ -209,7 +211,7 @@ impl Task {
                         let _ = started.send(Err(error));
                         return;
                     }
-                    rebuild.failed(&error);
+                    rebuild.failed(&error, &link);
                 }
             }
             tokio::select! {
@@ -247,7 +249,13 @@ impl Task {
     }
 
     /// Takes messages, a permit for each.
-    async fn take(&self, channel: &Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+    async fn take(
+        &self,
+        link: &Arc<Link>,
+        channel: &Channel,
+        mut incoming: Incoming,
+        rebuild: &mut Rebuild,
+    ) -> End {
         let acks = Acks::new(channel.clone());
         let end = loop {
             tokio::task::coop::consume_budget().await;
@@ -278,6 +286,7 @@ impl Task {
         while let Some(Ok(message)) = incoming.next().await {
             drop(Unsettled::new(&acks, message.delivery_tag));
         }
+        link.close_channel(channel.clone(), acks.settled());
         end
     }
 

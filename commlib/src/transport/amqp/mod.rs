@@ -10,7 +10,8 @@
 //!
 //! A message that is not valid AMQP (a short string that is not UTF-8, say) makes the library end the connection each
 //! time it is delivered. The broker passes such messages on. Whoever may publish to a service's queue can stop that
-//! service so; it is noticed and logged after three times in a row, and tried more slowly from then on.
+//! service so. After two times in a row each consumer goes to a connection of its own, so that its neighbours live on;
+//! the one that ends that one too [rests](ConnectionState::Poisoned) before it tries again.
 
 mod acks;
 mod arrival;
@@ -26,6 +27,7 @@ mod flight;
 pub mod fuzz;
 mod inbox;
 mod kept;
+mod last;
 mod linger;
 mod prefetch;
 mod properties;
@@ -72,6 +74,8 @@ type Started = oneshot::Sender<Result<(), TransportError>>;
 pub(super) struct Core {
     options: TransportOptions,
     address: String,
+    target: Arc<Target>,
+    board: Arc<Board>,
     publishing: Arc<Slot>,
     consuming: Arc<Slot>,
     replies: Arc<Lane>,
@@ -144,6 +148,13 @@ impl Core {
             Ok(None) => Err(TransportError::closed()),
             Err(_) => Err(self.not_in_time("waiting for a connection")),
         }
+    }
+
+    /// A connection that nobody else consumes on.
+    fn own_slot(&self) -> Arc<Slot> {
+        let board = Arc::new(Board::new());
+        let target = Arc::clone(&self.target);
+        Slot::new(Role::Consuming, target, board, self.options.operation_timeout)
     }
 
     fn refused_a_reply_address(&self, service: &str) {
@@ -234,6 +245,8 @@ pub(crate) async fn connect(
         core: Arc::new(Core {
             options,
             address: url.address(),
+            target: Arc::clone(&target),
+            board: Arc::clone(&board),
             publishing: Arc::clone(&publishing),
             consuming,
             replies: lane(Kind::Replies),

@@ -73,8 +73,8 @@ impl Responder for Answer {
     }
 
     fn give_back(self: Box<Self>, _: Envelope) {
-        if self.delivery.is_none() {
-            // The broker has forgotten it.
+        // The broker has forgotten it, or would with its queue.
+        if self.delivery.as_ref().is_none_or(Unsettled::is_last) {
             self.send(&refusal(&stopping()));
         }
     }

@@ -25,9 +25,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, Unsettled};
 use super::errors::bounded;
+use super::linger::linger;
 use super::properties::{name, read_topic, short};
-use super::rebuild::Rebuild;
-use super::supervisor::{Link, next_link};
+use super::rebuild::{Kept, Rebuild};
+use super::supervisor::Link;
 use super::{Alive, Core, Started, TOPICS, random_name};
 use crate::limits::too_large;
 use crate::transport::{SubscribeSpec, Subscription, TopicMessage, TransportError, TransportErrorKind};
@@ -98,11 +99,15 @@ struct Task {
 
 impl Task {
     async fn run(self, mut started: Option<Started>) {
-        let mut links = self.core.consuming.links();
-        let mut rebuild = Rebuild::new(self.spec.pattern.as_str());
+        // A queue of its own goes with its connection, and what is in it too.
+        let kept = match self.spec.group {
+            Some(_) => Kept::AtTheBroker,
+            None => Kept::Nowhere,
+        };
+        let mut rebuild = Rebuild::new(self.spec.pattern.as_str(), &self.core, kept);
         loop {
             let link = tokio::select! {
-                link = next_link(&mut links) => link,
+                link = rebuild.next_link() => link,
                 () = self.stop.cancelled() => None,
             };
             let Some(link) = link else { return };
@@ -123,8 +128,9 @@ impl Task {
                     }
                     let end = match &self.spec.group {
                         None => self.listen(&channel, incoming, &mut rebuild).await,
-                        Some(_) => self.share(&channel, incoming, &mut rebuild).await,
+                        Some(_) => self.share(&link, &channel, incoming, &mut rebuild).await,
                     };
+                    linger(channel);
                     match end {
                         End::Stopped => return,
                         End::Gone(error) => rebuild.ended(error.as_ref()),
@@ -142,7 +148,7 @@ impl Task {
                         let _ = started.send(Err(error));
                         return;
                     }
-                    rebuild.failed(&error);
+                    rebuild.failed(&error, &link);
                 }
             }
             tokio::select! {
@@ -229,7 +235,13 @@ impl Task {
     }
 
     /// Takes from the queue of a group, a permit for each.
-    async fn share(&self, channel: &Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+    async fn share(
+        &self,
+        link: &Arc<Link>,
+        channel: &Channel,
+        mut incoming: Incoming,
+        rebuild: &mut Rebuild,
+    ) -> End {
         let Some(group) = &self.spec.group else {
             return End::Stopped;
         };
@@ -283,6 +295,7 @@ impl Task {
             while let Some(Ok(message)) = incoming.next().await {
                 drop(Unsettled::new(&acks, message.delivery_tag));
             }
+            link.close_channel(channel.clone(), acks.settled());
         }
         // What was delivered keeps its permit, and is acknowledged, whatever becomes of the subscription.
         self.core.tasks.spawn(

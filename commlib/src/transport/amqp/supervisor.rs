@@ -22,6 +22,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connector::{KillHandle, Target};
 use super::errors;
+use super::linger::linger;
 use super::properties::name;
 use crate::error::ConnectError;
 use crate::transport::backoff::Backoff;
@@ -29,6 +30,10 @@ use crate::transport::{ConnectionState, TransportError};
 
 /// How long the broker may take for its goodbye: all that matters was flushed before.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the broker may take to deal with what was written on a channel before.
+const CHANNEL_CLOSE: Duration = Duration::from_millis(400);
+/// How long the last deliveries may take to be settled when the connection is about to close.
+const LAST_SETTLE: Duration = Duration::from_millis(300);
 /// How often a connection that is being closed is looked at.
 const CLOSE_LOOK: Duration = Duration::from_millis(5);
 
@@ -65,7 +70,11 @@ pub(super) struct Link {
     limit: Duration,
     heartbeat: Duration,
     handle: KillHandle,
+    /// About to be closed in good order.
+    closing: CancellationToken,
     dead: CancellationToken,
+    /// It ended because of bytes that can't be parsed.
+    unparsable: AtomicBool,
     blocked: watch::Sender<Option<Arc<str>>>,
     /// Those who tell callers when the connection is gone.
     sessions: TaskTracker,
@@ -94,9 +103,36 @@ impl Link {
         self.dead.is_cancelled()
     }
 
+    /// Whether it ended because of bytes that can't be parsed. Waits a moment for the end of one that is ending.
+    pub(super) async fn is_unparsable(&self) -> bool {
+        if !self.connection.status().connected() {
+            let _ = tokio::time::timeout(SETTLE, self.dead()).await;
+        }
+        self.unparsable.load(Ordering::Relaxed)
+    }
+
     /// Until the token is dropped, it is not announced that the connection is gone.
     pub(super) fn session(&self) -> TaskTrackerToken {
         self.sessions.token()
+    }
+
+    /// Closes a channel when its deliveries are settled, and before the connection is closed: the broker may forget what
+    /// comes right before the end of a connection, and answers the close of a channel when it has dealt with all that
+    /// was written on it.
+    pub(super) fn close_channel(self: &Arc<Self>, channel: Channel, settled: CancellationToken) {
+        let (link, session) = (Arc::clone(self), self.session());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = settled.cancelled() => {}
+                () = link.dead() => return linger(channel),
+                () = link.closing.cancelled() => {
+                    let _ = tokio::time::timeout(LAST_SETTLE, settled.cancelled()).await;
+                }
+            }
+            let _ = tokio::time::timeout(CHANNEL_CLOSE, channel.close(200, name("closed"))).await;
+            drop(session);
+            linger(channel);
+        });
     }
 
     /// Why the broker takes no publishes, while it takes none.
@@ -125,7 +161,10 @@ impl Link {
                         board.set(role, SlotState::Up { generation: self.generation });
                     }
                     // Errors of channels come here too; only the state tells them apart.
-                    Some(Event::Error(error)) if !self.connection.status().connected() => return error.to_string(),
+                    Some(Event::Error(error)) if !self.connection.status().connected() => {
+                        self.unparsable.store(errors::is_parse_failure(&error), Ordering::Relaxed);
+                        return error.to_string();
+                    }
                     Some(_) => {}
                     None => return "the connection ended".to_owned(),
                 },
@@ -207,8 +246,30 @@ impl SlotState {
 /// Makes one state of the states of both slots.
 #[derive(Debug)]
 pub(super) struct Board {
-    slots: Mutex<[SlotState; 2]>,
+    all: Mutex<All>,
     state: watch::Sender<ConnectionState>,
+}
+
+#[derive(Debug)]
+struct All {
+    slots: [SlotState; 2],
+    /// Consumers that rest because of bytes that can't be parsed.
+    resting: Vec<Arc<str>>,
+}
+
+/// A consumer that rests, until this is dropped.
+pub(super) struct Rest {
+    board: Arc<Board>,
+    what: Arc<str>,
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.board.update(|all| {
+            let mine = all.resting.iter().position(|what| Arc::ptr_eq(what, &self.what));
+            mine.map(|mine| all.resting.remove(mine));
+        });
+    }
 }
 
 impl Board {
@@ -218,7 +279,10 @@ impl Board {
             reason: String::new(),
         });
         Self {
-            slots: Mutex::new([SlotState::Unused, SlotState::Unused]),
+            all: Mutex::new(All {
+                slots: [SlotState::Unused, SlotState::Unused],
+                resting: Vec::new(),
+            }),
             state,
         }
     }
@@ -231,10 +295,22 @@ impl Board {
         self.state.send_replace(ConnectionState::Closed);
     }
 
+    /// Says that a consumer rests.
+    pub(super) fn rests(self: &Arc<Self>, what: &str) -> Rest {
+        let what: Arc<str> = what.into();
+        self.update(|all| all.resting.push(Arc::clone(&what)));
+        let board = Arc::clone(self);
+        Rest { board, what }
+    }
+
     fn set(&self, role: Role, state: SlotState) {
-        let mut slots = self.slots.lock();
-        slots[role as usize] = state;
-        let combined = Self::combine(&slots);
+        self.update(|all| all.slots[role as usize] = state);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut All)) {
+        let mut all = self.all.lock();
+        change(&mut all);
+        let combined = Self::combine(&all);
         self.state.send_if_modified(|current| {
             let changed = *current != ConnectionState::Closed && *current != combined;
             if changed {
@@ -244,7 +320,7 @@ impl Board {
         });
     }
 
-    fn combine(slots: &[SlotState; 2]) -> ConnectionState {
+    fn combine(All { slots, resting }: &All) -> ConnectionState {
         for slot in slots {
             if let SlotState::Connecting { attempt, reason } = slot {
                 return ConnectionState::Connecting {
@@ -264,6 +340,9 @@ impl Board {
             [SlotState::Unused, _] => ConnectionState::Connecting {
                 attempt: 0,
                 reason: String::new(),
+            },
+            _ if !resting.is_empty() => ConnectionState::Poisoned {
+                consumers: resting.iter().map(ToString::to_string).collect(),
             },
             // The second connection is opened when it is needed; that alone is no new generation.
             [publishing, consuming] => ConnectionState::Connected {
@@ -384,7 +463,9 @@ impl Slot {
             limit: self.operation_timeout,
             heartbeat: Duration::from_secs(self.target.heartbeat().into()),
             handle,
+            closing: CancellationToken::new(),
             dead: CancellationToken::new(),
+            unparsable: AtomicBool::new(false),
             blocked: watch::channel(None).0,
             sessions: TaskTracker::new(),
         })
@@ -448,6 +529,7 @@ impl Slot {
             () = self.stop.cancelled() => {
                 let until = Instant::now() + *self.grace.lock();
                 // They close their channels first.
+                link.closing.cancel();
                 link.sessions.close();
                 let _ = tokio::time::timeout_at(until.into(), link.sessions.wait()).await;
                 link.close(until.saturating_duration_since(Instant::now())).await;

@@ -49,7 +49,7 @@ impl Durability {
 pub struct PublishOptions {
     /// The durable topic that the address belongs to, with `*` for every level that varies: kept for its groups.
     pub durable: Option<Pattern>,
-    /// Resolve when the message is written to the connection, where the broker would confirm it else. One of a durable
+    /// Resolve when the message is handed to the connection, where the broker would confirm it else. One of a durable
     /// topic is confirmed nevertheless.
     pub unconfirmed: bool,
 }

@@ -231,7 +231,7 @@ pub struct Accepted {
     /// How many receivers there were, where the broker says so.
     pub receivers: Option<u64>,
     /// The broker did not say that it has the message, as the publisher [asked for](PublishOptions::unconfirmed): it was
-    /// written to the connection, and is lost if that breaks now.
+    /// handed to the connection, and is lost if that breaks now.
     pub unconfirmed: bool,
 }
 

@@ -21,7 +21,8 @@ async fn an_alarm_stops_publishing_only_and_ends() {
     let work = WorkClient::new(&client);
     assert_eq!(work.add(1, 2).await.unwrap(), 3);
     for _ in 0..NOTES {
-        work.note().await.unwrap();
+        // They wait for as long as the broker's tools take.
+        work.note().timeout(6 * SOON).await.unwrap();
     }
     broker.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await;
 

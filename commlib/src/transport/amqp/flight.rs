@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::Either;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions};
@@ -21,7 +22,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::acks::{Acks, Done};
 use super::fence::Fence;
 use super::properties::{EXCHANGE_OF_REPLIES, name};
-use super::publisher::{Job, Lane, Outcome, State};
+use super::publisher::Lane;
+use super::queue::{Job, Outcome, State};
+use super::row::{Handed, Row};
 use super::supervisor::Link;
 use super::{errors, inbox};
 use crate::error::Execution;
@@ -51,7 +54,7 @@ pub(super) enum End {
 
 /// How far a publish came.
 #[expect(clippy::large_enum_variant, reason = "the large variant is the common one")]
-enum Fate {
+pub(super) enum Fate {
     /// The library did not write it.
     Unwritten(lapin::Error),
     /// The broker answered, or there is nothing to wait for.
@@ -66,8 +69,19 @@ enum Entry {
     /// The rest is kept by id, because a return finds it so.
     Mandatory(String),
     Reply(Option<OwnedSemaphorePermit>, Option<Done>),
+    /// So many, whose publishers went on.
+    Unconfirmed(usize, OwnedSemaphorePermit),
     /// Told of its fate already.
     Told,
+}
+
+impl Entry {
+    const fn messages(&self) -> usize {
+        match self {
+            Self::Unconfirmed(messages, _) => *messages,
+            _ => 1,
+        }
+    }
 }
 
 /// See the [module](self).
@@ -97,8 +111,21 @@ impl Flight<'_> {
         let mut fence = Fence::new(&channel);
         let fenced = !confirmed && lane.sink().is_some();
         let mut exchange_declared = false;
+        if !confirmed {
+            let reply_to = inbox.as_ref().map(|inbox| inbox.reply_to.clone());
+            lane.set_row(Some(Row::new(&channel, reply_to)));
+        }
         let mut is_blocked = ledger.follow(blocked.borrow_and_update().as_ref());
         let end = loop {
+            if !confirmed
+                && publishes.len() < MAX_BATCHES
+                && let Some(handed) = lane.take_row()
+            {
+                if fenced {
+                    fence.sent();
+                }
+                publishes.push(Either::Right(ledger.watch(handed)));
+            }
             let room = if confirmed || publishes.len() < MAX_BATCHES {
                 ledger.room()
             } else {
@@ -107,6 +134,7 @@ impl Flight<'_> {
             if !is_blocked && room > 0 {
                 let mut batch = Vec::new();
                 let mut jobs = lane.take(room);
+                let taken = !jobs.is_empty();
                 if !exchange_declared && jobs.iter().any(Job::needs_exchange) {
                     exchange_declared = declare_exchange(&link, lane).await;
                     if !exchange_declared {
@@ -120,21 +148,19 @@ impl Flight<'_> {
                 }
                 let mut jobs = jobs.into_iter().peekable();
                 while let Some(mut job) = jobs.next() {
-                    let mandatory = matches!(
-                        job.outcome,
-                        Outcome::Request { .. } | Outcome::Publish { id: Some(_), .. }
-                    );
+                    let mandatory = job.is_mandatory();
                     let body = std::mem::take(&mut job.body);
                     let mut properties = std::mem::take(&mut job.properties);
                     if let Some(inbox) = &inbox {
                         properties = properties.with_reply_to(inbox.reply_to.clone());
                     }
                     let address = (job.exchange.clone(), job.key.clone(), mandatory);
-                    batch.push(ledger.insert(job, body.len()));
+                    batch.push(ledger.insert(job.outcome, body.len()));
                     let last = confirmed || jobs.peek().is_none();
                     if last {
                         let batch = std::mem::take(&mut batch);
-                        publishes.push(publish(&channel, address, properties, body, batch));
+                        let publish = publish(&channel, address, properties, body, batch);
+                        publishes.push(Either::Left(publish));
                     } else if let Some((_, fate)) =
                         publish(&channel, address, properties, body, Vec::new()).now_or_never()
                         && let Some(key) = batch.pop()
@@ -142,15 +168,22 @@ impl Flight<'_> {
                         ledger.settle(key, fate);
                     }
                 }
+                if taken {
+                    lane.handed_over();
+                }
             }
             tokio::task::coop::consume_budget().await;
             tokio::select! {
                 biased;
                 () = link.dead() => break End::Lost,
                 () = inbox::ended(inbox.as_ref()) => break End::Lost,
-                changed = blocked.changed() => match changed {
-                    Ok(()) => is_blocked = ledger.follow(blocked.borrow_and_update().as_ref()),
-                    Err(_) => break End::Lost,
+                changed = blocked.changed() => {
+                    // Nothing is handed over any more at an alarm, and what was is told of it.
+                    publishes.extend(lane.take_row().map(|handed| Either::Right(ledger.watch(handed))));
+                    match changed {
+                        Ok(()) => is_blocked = ledger.follow(blocked.borrow_and_update().as_ref()),
+                        Err(_) => break End::Lost,
+                    }
                 },
                 Some((batch, fate)) = publishes.next(), if !publishes.is_empty() => {
                     ledger.settle_batch(batch, fate);
@@ -176,6 +209,9 @@ impl Flight<'_> {
             }
         };
         // What comes meanwhile waits for the next session, or is refused with the rest.
+        if let Some(handed) = lane.set_row(None) {
+            publishes.push(Either::Right(ledger.watch(handed)));
+        }
         lane.enter(State::Down);
         let wait = async {
             while let Some((batch, fate)) = publishes.next().await {
@@ -200,7 +236,7 @@ impl Flight<'_> {
 
 /// Publishes, and waits until that is written, or confirmed where the channel confirms. The first poll hands it to the
 /// library, and it goes out even if the rest is not awaited.
-async fn publish(
+pub(super) async fn publish(
     channel: &Channel,
     (exchange, routing_key, mandatory): (lapin::types::ShortString, lapin::types::ShortString, bool),
     properties: BasicProperties,
@@ -291,9 +327,22 @@ impl<'a> Ledger<'a> {
         MAX_IN_FLIGHT.saturating_sub(self.entries.len())
     }
 
-    fn insert(&mut self, job: Job, size: usize) -> usize {
+    /// Takes over what senders handed over themselves, whose fates are known with that of the last.
+    fn watch(&mut self, handed: Handed) -> impl Future<Output = (Vec<usize>, Fate)> + use<> {
+        let outcomes = handed.outcomes.into_iter();
+        let batch = outcomes
+            .map(|(outcome, size)| self.insert(outcome, size))
+            .collect();
+        let last = handed.last;
+        async move {
+            let fate = last.await;
+            (batch, fate)
+        }
+    }
+
+    fn insert(&mut self, outcome: Outcome, size: usize) -> usize {
         self.bytes += size;
-        let entry = match job.outcome {
+        let entry = match outcome {
             Outcome::Request { id } => {
                 self.asked = true;
                 Entry::Request(id)
@@ -308,6 +357,7 @@ impl<'a> Ledger<'a> {
                 Entry::Mandatory(id)
             }
             Outcome::Reply { permit, delivery, .. } => Entry::Reply(permit, delivery),
+            Outcome::Unconfirmed { messages, turn } => Entry::Unconfirmed(messages, turn),
         };
         self.entries.insert((entry, size))
     }
@@ -337,7 +387,7 @@ impl<'a> Ledger<'a> {
     fn settle(&mut self, key: usize, fate: Fate) {
         let (entry, size) = self.entries.remove(key);
         self.bytes -= size;
-        self.lane.settled(1);
+        self.lane.settled(entry.messages());
         match fate {
             Fate::Unwritten(error) => {
                 let status = errors::operation("publishing", &error, Execution::DidNotRun);
@@ -385,7 +435,7 @@ impl<'a> Ledger<'a> {
                             self.written.push(acks);
                         }
                     }
-                    Entry::Request(_) | Entry::Told => {}
+                    Entry::Request(_) | Entry::Unconfirmed(..) | Entry::Told => {}
                 }
                 if none_waiting {
                     self.accepted.append(&mut self.confirmed);
@@ -437,10 +487,12 @@ impl<'a> Ledger<'a> {
         let error = errors::blocked(reason, Execution::DidNotRun);
         self.lane.refuse(state, &error, || ());
         let error = errors::blocked(reason, Execution::MayHaveRun);
-        // Of replies only the permits are given up: the messages are as good as written.
+        // Of replies only the permits are given up: the messages are as good as written. Of those whose publishers went
+        // on nobody is told.
         let entries: Vec<_> = self
             .entries
             .iter_mut()
+            .filter(|(_, (entry, _))| !matches!(entry, Entry::Unconfirmed(..)))
             .map(|(_, (entry, _))| std::mem::replace(entry, Entry::Told))
             .collect();
         for entry in entries {
@@ -458,7 +510,8 @@ impl<'a> Ledger<'a> {
             (Some(cause), End::Lost) => errors::channel_lost(cause),
             (None, End::Lost) => errors::disconnected(Execution::MayHaveRun),
         };
-        self.lane.settled(self.entries.len());
+        let in_flight = self.entries.iter().map(|(_, (entry, _))| entry.messages());
+        self.lane.settled(in_flight.sum());
         for (_, (entry, _)) in std::mem::take(&mut self.entries) {
             if !matches!(entry, Entry::Request(_)) {
                 self.tell(entry, Err(lost.clone()));
@@ -499,6 +552,11 @@ impl<'a> Ledger<'a> {
             Entry::Reply(..) => {
                 if let Err(error) = result {
                     tracing::warn!(%error, "a reply was lost");
+                }
+            }
+            Entry::Unconfirmed(messages, _turn) => {
+                if let Err(error) = result {
+                    tracing::warn!(messages, %error, "unconfirmed messages may be lost");
                 }
             }
             Entry::Told => {}

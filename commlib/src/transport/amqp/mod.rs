@@ -32,9 +32,11 @@ mod linger;
 mod prefetch;
 mod properties;
 mod publisher;
+mod queue;
 mod rebuild;
 mod responder;
 mod routes;
+mod row;
 mod subscription;
 mod supervisor;
 
@@ -53,7 +55,8 @@ use tokio_util::task::TaskTracker;
 use self::connector::Target;
 use self::inbox::Inbox;
 use self::properties::{name, short};
-use self::publisher::{Job, Kind, Lane, Outcome};
+use self::publisher::{Kind, Lane};
+use self::queue::{Job, Outcome};
 use self::routes::Routes;
 use self::supervisor::{Board, Role, Slot};
 use super::claims::Claims;
@@ -441,14 +444,33 @@ impl Transport for Amqp {
             }
             let key = short("address", address.as_str())?;
             let message = properties::topic(&message)?;
-            let lane = if options.unconfirmed {
-                &self.unconfirmed_topics
-            } else {
-                &self.topics
-            };
-            lane.publish(name(TOPICS), key, message, None).await
+            if options.unconfirmed {
+                let publish = self
+                    .unconfirmed_topics
+                    .publish_unconfirmed(name(TOPICS), key, message);
+                return publish.await;
+            }
+            self.topics.publish(name(TOPICS), key, message, None).await
         }
         .boxed()
+    }
+
+    fn publish_now(&self, address: &Address, message: Envelope, options: &PublishOptions) -> Published {
+        let lane = &self.unconfirmed_topics;
+        let at_once = options.unconfirmed && options.durable.is_none() && lane.is_open();
+        // What can't be done, or is wrong with the message, is told by `publish`.
+        if at_once
+            && self.check(message.data.len()).is_ok()
+            && let Ok(key) = short("address", address.as_str())
+            && let Ok(encoded) = properties::topic(&message)
+            && lane.offer(name(TOPICS), key, encoded)
+        {
+            return Published::Done(Ok(Accepted {
+                unconfirmed: true,
+                ..Accepted::default()
+            }));
+        }
+        Published::Waits(message)
     }
 
     fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {

@@ -2,7 +2,8 @@
 //! a channel that the broker closes takes no neighbours with it.
 //!
 //! A lane is a bounded queue and one task. The task keeps many publishes in flight and awaits none of them by itself:
-//! the library then writes them together, which is where the throughput comes from.
+//! the library then writes them together, which is where the throughput comes from. While nothing waits for the task,
+//! senders hand messages without confirms to the library themselves, in [rows](super::row) that the task only watches.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::acks::Done;
 use super::errors;
 use super::flight::{End, Flight};
 use super::inbox::Inbox;
-use super::properties::EXCHANGE_OF_REPLIES;
+use super::queue::{Job, Outcome, Queue, State};
+use super::row::{Handed, Row};
 use super::supervisor::{Link, Slot, next_link};
 use crate::error::Execution;
 use crate::transport::backoff::Backoff;
@@ -31,6 +32,8 @@ use crate::transport::{Accepted, ReplySink, TransportError};
 const MAX_QUEUED: usize = 16 * 1024;
 /// Publishes and sends that wait for their confirm; more of them wait for their turn.
 const MAX_UNCONFIRMED: usize = 2048;
+/// Bodies of messages whose publishers went on and that are not written, in bytes, about; one more may be larger.
+const MAX_UNWRITTEN: usize = 8 * 1024 * 1024;
 /// How often replies that nobody can be given are looked through.
 const LOOK: Duration = Duration::from_millis(250);
 /// After a channel was lost. Short, because messages of neighbours wait for the next one.
@@ -53,58 +56,25 @@ pub(super) enum Kind {
     Replies,
 }
 
-/// A message and what happens when its fate is known.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) exchange: ShortString,
-    pub(super) key: ShortString,
-    pub(super) properties: BasicProperties,
-    pub(super) body: Bytes,
-    pub(super) outcome: Outcome,
+/// How much of the bound on what is not written yet a message takes.
+fn weight(body: usize) -> u32 {
+    let weight = 1 + body / (MAX_UNWRITTEN / MAX_UNCONFIRMED);
+    u32::try_from(weight.min(MAX_UNCONFIRMED)).unwrap_or(1)
 }
 
-impl Job {
-    /// Whether it goes to an exchange that has to be declared first.
-    pub(super) fn needs_exchange(&self) -> bool {
-        self.exchange.as_str() == EXCHANGE_OF_REPLIES
+fn unconfirmed(
+    exchange: ShortString,
+    key: ShortString,
+    (properties, body): (BasicProperties, Bytes),
+    turn: OwnedSemaphorePermit,
+) -> Job {
+    Job {
+        exchange,
+        key,
+        properties,
+        body,
+        outcome: Outcome::Unconfirmed { messages: 1, turn },
     }
-}
-
-/// Who is told of a message's fate.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// The sink, by this id.
-    Request { id: String },
-    /// A future.
-    Publish {
-        /// Set where the broker returns what it cannot route.
-        id: Option<String>,
-        done: oneshot::Sender<Result<Accepted, TransportError>>,
-        turn: OwnedSemaphorePermit,
-    },
-    /// Nobody; the server's permit is held, and the request not acknowledged, until it is written.
-    Reply {
-        permit: Option<OwnedSemaphorePermit>,
-        delivery: Option<Done>,
-        until: Instant,
-    },
-}
-
-#[derive(Debug)]
-pub(super) enum State {
-    /// Without a channel. While there is a connection one is being made, and messages wait for it.
-    Down,
-    Up,
-    Blocked(Arc<str>),
-    Closed,
-}
-
-#[derive(Debug)]
-struct Queue {
-    state: State,
-    jobs: VecDeque<Job>,
-    /// Handed to the library and not yet settled.
-    in_flight: usize,
 }
 
 #[derive(Debug)]
@@ -126,11 +96,7 @@ impl Lane {
             kind,
             slot,
             limit,
-            queue: Mutex::new(Queue {
-                state: State::Down,
-                jobs: VecDeque::new(),
-                in_flight: 0,
-            }),
+            queue: Mutex::new(Queue::new()),
             queued: Notify::new(),
             changed: watch::channel(None).0,
             turns: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
@@ -193,19 +159,89 @@ impl Lane {
                 }
             }
         }
-        if queue.jobs.len() >= MAX_QUEUED {
-            return Err(errors::blocked(
-                "it reads more slowly than messages are sent",
-                Execution::DidNotRun,
-            ));
-        }
-        queue.jobs.push_back(job);
+        let wakes = match queue.hand_over(job) {
+            Ok(is_first) => is_first,
+            Err(_) if queue.jobs.len() >= MAX_QUEUED => {
+                return Err(errors::blocked(
+                    "it reads more slowly than messages are sent",
+                    Execution::DidNotRun,
+                ));
+            }
+            Err(job) => {
+                queue.jobs.push_back(*job);
+                true
+            }
+        };
         drop(queue);
-        self.queued.notify_one();
+        if wakes {
+            self.queued.notify_one();
+        }
         Ok(())
     }
 
-    /// Publishes and waits for the confirm, or where the channel has none until it is written.
+    /// Whether a message that nobody is told about can probably be handed over at once.
+    pub(super) fn is_open(&self) -> bool {
+        self.turns.available_permits() > 0 && self.slot.blocked().is_none() && self.queue.lock().is_open()
+    }
+
+    /// Hands a message that nobody is told about to the library, if that can be done at once.
+    pub(super) fn offer(
+        &self,
+        exchange: ShortString,
+        key: ShortString,
+        message: (BasicProperties, Bytes),
+    ) -> bool {
+        let turn = Arc::clone(&self.turns).try_acquire_many_owned(weight(message.1.len()));
+        turn.is_ok_and(|turn| self.hand_over(unconfirmed(exchange, key, message, turn)).is_ok())
+    }
+
+    fn hand_over(&self, job: Job) -> Result<(), Box<Job>> {
+        let is_first = self.queue.lock().hand_over(job)?;
+        if is_first {
+            self.queued.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits until a message that nobody is told about can be handed over, and does that.
+    pub(super) async fn publish_unconfirmed(
+        self: &Arc<Self>,
+        exchange: ShortString,
+        key: ShortString,
+        message: (BasicProperties, Bytes),
+    ) -> Result<Accepted, TransportError> {
+        self.start();
+        let late = errors::timeout(
+            &format!("publishing to `{key}`"),
+            self.limit,
+            Execution::DidNotRun,
+        );
+        let turn = Arc::clone(&self.turns).acquire_many_owned(weight(message.1.len()));
+        let publish = async {
+            let turn = turn.await.map_err(|_| TransportError::closed())?;
+            let mut job = Box::new(unconfirmed(exchange, key, message, turn));
+            loop {
+                self.ready().await?;
+                if let Some(reason) = self.slot.blocked() {
+                    return Err(errors::blocked(&reason, Execution::DidNotRun));
+                }
+                match self.hand_over(*job) {
+                    Ok(()) => break,
+                    Err(back) => job = back,
+                }
+                tokio::task::yield_now().await;
+            }
+            Ok(Accepted {
+                unconfirmed: true,
+                ..Accepted::default()
+            })
+        };
+        tokio::time::timeout(self.limit, publish)
+            .await
+            .unwrap_or(Err(late))
+    }
+
+    /// Publishes and waits for the confirm.
     pub(super) async fn publish(
         self: &Arc<Self>,
         exchange: ShortString,
@@ -263,12 +299,31 @@ impl Lane {
         queue.jobs.len() + queue.in_flight
     }
 
-    /// The next messages for the library.
+    /// The next messages for the library. What is taken here is ahead of what senders could hand over themselves, until
+    /// [`handed_over`](Self::handed_over) is called.
     pub(super) fn take(&self, room: usize) -> Vec<Job> {
         let mut queue = self.queue.lock();
         let many = room.min(queue.jobs.len());
         queue.in_flight += many;
+        queue.is_overtaken = many > 0;
         queue.jobs.drain(..many).collect()
+    }
+
+    /// What was taken is with the library.
+    pub(super) fn handed_over(&self) {
+        self.queue.lock().is_overtaken = false;
+    }
+
+    /// What senders handed over themselves since this was asked last.
+    pub(super) fn take_row(&self) -> Option<Handed> {
+        self.queue.lock().row.as_mut()?.take()
+    }
+
+    /// From now on senders hand over themselves what they can, or no more; what they did is returned.
+    pub(super) fn set_row(&self, row: Option<Row>) -> Option<Handed> {
+        let mut queue = self.queue.lock();
+        queue.state = State::Down;
+        std::mem::replace(&mut queue.row, row)?.take()
     }
 
     /// As many of those taken are settled.
@@ -321,6 +376,7 @@ impl Lane {
                 Outcome::Publish { done, .. } => {
                     let _ = done.send(Err(error.clone()));
                 }
+                Outcome::Unconfirmed { .. } => {}
                 Outcome::Reply { .. } => tracing::warn!(%error, "a reply was lost"),
             }
         }

@@ -22,8 +22,6 @@ const AT_ONCE: u32 = 16;
 const WORK: Duration = Duration::from_millis(10);
 const TIMES: f64 = 10.0;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The wait that the second half of the rows is limited to.
-const MAX_WAIT_MS: u64 = 1_000;
 
 /// A service that takes its time.
 #[commlib::rpc_service(name = "bench_slow")]
@@ -47,6 +45,9 @@ pub(crate) struct Options {
     /// Transports, by comma.
     #[arg(long, value_delimiter = ',', default_value = "memory,redis,amqp")]
     transports: Vec<String>,
+    /// The longest waits of requests, in ms, by comma; a run without a limit comes first.
+    #[arg(long, value_delimiter = ',', default_value = "1000,2000")]
+    max_wait_ms: Vec<u64>,
     /// How long the load lasts.
     #[arg(long, default_value_t = 6.0)]
     seconds: f64,
@@ -106,7 +107,8 @@ struct Seen {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for transport in &options.transports {
-        for max_wait_ms in [None, Some(MAX_WAIT_MS)] {
+        let limits = options.max_wait_ms.iter().copied().map(Some);
+        for max_wait_ms in std::iter::once(None).chain(limits) {
             let row = one(transport, max_wait_ms, options.seconds)
                 .await
                 .with_context(|| transport.clone())?;

@@ -78,6 +78,9 @@ impl ServeRpc {
     /// waited for all of them. With a limit it has waited about that long, and the others learn soon that they should
     /// come back later. The time counts from the sending; on RabbitMQ by the clocks of both hosts, so leave room for what
     /// they may differ.
+    ///
+    /// A limit must be longer than it takes the broker to hand out a full queue, or a flood leaves hardly any request
+    /// that is young enough when it comes. With RabbitMQ on two busy cores that is about 1 s.
     pub fn max_wait(mut self, limit: Duration) -> Self {
         self.max_wait = Some(limit);
         self

@@ -414,6 +414,18 @@ pub enum NodeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A group of a durable topic has members, so that it is not removed.
+    #[error(
+        "the group `{group}` of `{pattern}` has members on {transport}; end them before the group is removed"
+    )]
+    GroupInUse {
+        /// The name of the transport.
+        transport: &'static str,
+        /// The group.
+        group: String,
+        /// What it listens to, namespace included.
+        pattern: String,
+    },
     /// A message or header could not be encoded, or is over a limit. Nothing was sent.
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -427,7 +439,7 @@ impl NodeError {
     #[must_use]
     pub fn execution(&self) -> Execution {
         match self {
-            Self::Address { .. } | Self::Local(_) => Execution::DidNotRun,
+            Self::Address { .. } | Self::GroupInUse { .. } | Self::Local(_) => Execution::DidNotRun,
             Self::Status(status) => status.execution,
         }
     }
@@ -437,7 +449,7 @@ impl NodeError {
     pub fn code(&self) -> Option<StatusCode> {
         match self {
             Self::Status(status) => Some(status.code),
-            Self::Address { .. } | Self::Local(_) => None,
+            Self::Address { .. } | Self::GroupInUse { .. } | Self::Local(_) => None,
         }
     }
 }

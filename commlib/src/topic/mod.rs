@@ -2,6 +2,7 @@
 
 mod buffer;
 mod dead_letters;
+mod groups;
 mod handler;
 mod publisher;
 mod selector;

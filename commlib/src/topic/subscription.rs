@@ -88,9 +88,9 @@ fn select(
 /// [`NodeBuilder::operation_timeout`](crate::NodeBuilder::operation_timeout).
 #[must_use = "nothing is listened to until it is awaited"]
 pub struct Subscribe<M, C> {
-    node: Node,
-    topic: Option<&'static TopicDescriptor>,
-    pattern: Result<Pattern, NodeError>,
+    pub(super) node: Node,
+    pub(super) topic: Option<&'static TopicDescriptor>,
+    pub(super) pattern: Result<Pattern, NodeError>,
     buffer: usize,
     group: Option<String>,
     attempts: u32,
@@ -191,14 +191,7 @@ pub(super) async fn start(
 ) -> Result<Box<dyn transport::Subscription>, NodeError> {
     node.check_open()?;
     if let Some((name, _)) = &group {
-        let one_level = Address::new(name).is_ok() && !name.contains('.');
-        if !one_level {
-            let reason = "a group's name is one level of an address: letters, digits, `_` and `-`".to_owned();
-            return Err(NodeError::Address {
-                text: name.clone(),
-                reason,
-            });
-        }
+        check_group(name)?;
     }
     let pattern = node.qualify_pattern(&pattern)?;
     let durable = match (&group, topic) {
@@ -239,6 +232,18 @@ pub(super) async fn start(
         })
         .await?;
     Ok(handle)
+}
+
+/// Refuses what is no name of a group.
+pub(super) fn check_group(name: &str) -> Result<(), NodeError> {
+    if Address::new(name).is_ok() && !name.contains('.') {
+        return Ok(());
+    }
+    let reason = "a group's name is one level of an address: letters, digits, `_` and `-`".to_owned();
+    Err(NodeError::Address {
+        text: name.to_owned(),
+        reason,
+    })
 }
 
 /// The name of a group as it is below the node's namespace.

@@ -155,6 +155,18 @@ pub enum Disposal {
     Discard,
 }
 
+/// What came of removing a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// There is no such group.
+    NotThere,
+    /// It has members, so it is there as before.
+    InUse,
+}
+
 /// The answer to a request that can't be handled.
 pub(super) fn refusal(code: StatusCode, reason: &str) -> Envelope {
     let mut answer = Envelope::default();

@@ -63,7 +63,7 @@ use crate::envelope::{Dialect, Envelope, Malformed};
 use crate::error::{ConnectError, Execution, Status, StatusCode};
 
 pub use durable::{
-    Claim, Claimed, DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Settle, Tracked,
+    Claim, Claimed, DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Removal, Settle, Tracked,
 };
 pub use tls::Tls;
 pub use url::BrokerUrl;
@@ -137,6 +137,14 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         id: &str,
         disposal: Disposal,
     ) -> BoxFuture<'_, Result<bool, TransportError>>;
+
+    /// Removes a group of a durable topic with what is kept for it, unless it has members. Its dead letters stay.
+    fn remove_group(
+        &self,
+        topic: &Pattern,
+        group: &str,
+        pattern: &Pattern,
+    ) -> BoxFuture<'_, Result<Removal, TransportError>>;
 
     /// Takes on the work of an idempotency key, or says what is known of it. The owner may do so again, also after it
     /// was given to another server; each time the key is remembered for the window from then on.

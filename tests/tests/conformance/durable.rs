@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use commlib::prelude::*;
 use commlib::topic::ServeTopics;
-use commlib::{DeadLetter, Durability, Execution};
+use commlib::{DeadLetter, Durability, Execution, NodeError};
 use commlib_tests::eventually;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -349,6 +349,36 @@ pub async fn listeners_without_a_group_hear_durable_topics(world: World) {
         1
     );
     assert_eq!(desk.saw(1).await, [(1, 1)]);
+}
+
+pub async fn a_group_without_members_can_be_removed(world: World) {
+    let node = world.node().await;
+    let remove = || OrdersSubscriber::new(&node).placed().remove_group("clerks");
+    assert!(!remove().await.unwrap(), "there is no group yet");
+    let desk = Desk::default();
+    let handle = serve(&node, &desk).await.unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    place(&publisher, [1]).await;
+    desk.saw(1).await;
+    let error = remove().await.unwrap_err();
+    assert!(matches!(error, NodeError::GroupInUse { .. }), "{error}");
+    assert!(error.to_string().contains("`clerks`"), "{error}");
+    assert_eq!(error.execution(), Execution::DidNotRun);
+    handle.shutdown().await.unwrap();
+    place(&publisher, 2..10).await;
+    assert!(eventually(3 * SOON, remove).await);
+    assert!(!remove().await.unwrap(), "it is gone");
+    // A new one begins with what comes then.
+    place(&publisher, 10..20).await;
+    serve(&node, &desk).await.unwrap();
+    place(&publisher, [20]).await;
+    assert_eq!(desk.saw(2).await, [(1, 1), (20, 1)]);
+    let error = OrdersSubscriber::new(&node)
+        .placed()
+        .remove_group("a.b")
+        .await
+        .unwrap_err();
+    assert!(matches!(error, NodeError::Address { .. }), "{error}");
 }
 
 pub async fn a_durable_topic_needs_a_group(world: World) {

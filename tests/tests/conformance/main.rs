@@ -94,6 +94,7 @@ on_every_transport! {
             what_a_member_leaves_unhandled_goes_to_another
             captures_of_durable_topics_select
             listeners_without_a_group_hear_durable_topics
+            a_group_without_members_can_be_removed
             a_durable_topic_needs_a_group
         }
         durable_calls {

@@ -17,6 +17,7 @@ use futures_util::stream::StreamExt;
 use lapin::message::Delivery as Message;
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer as Incoming};
@@ -25,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, Unsettled};
 use super::durable_letters;
-use super::errors::bounded;
+use super::errors::{self, bounded};
 use super::kept;
 use super::linger::linger;
 use super::properties::{self, Question, name, read_request, read_topic, short};
@@ -33,14 +34,14 @@ use super::rebuild::{Kept, Rebuild};
 use super::responder::Answer;
 use super::supervisor::Link;
 use super::{Alive, Core, Started, TOPICS, random_name};
-use crate::address::Address;
+use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;
-use crate::error::StatusCode;
+use crate::error::{Execution, StatusCode};
 use crate::limits::too_large;
 use crate::transport::durable::refusal;
 use crate::transport::{
-    Accepted, Durability, DurableSpec, Group, Settle, SubscribeSpec, Subscription, Taken, TopicMessage,
-    Tracked, TransportError, TransportErrorKind,
+    Accepted, Durability, DurableSpec, Group, Removal, Settle, SubscribeSpec, Subscription, Taken,
+    TopicMessage, Tracked, TransportError, TransportErrorKind,
 };
 
 /// The queues of groups begin so.
@@ -87,6 +88,65 @@ pub(super) async fn publish(
     })
 }
 
+/// A group and its pattern.
+fn place(group: &str, pattern: &Pattern) -> String {
+    // The characters of wildcards are no part of addresses, nor are these.
+    let pattern = pattern.as_str().replace('*', "+").replace('#', "++");
+    format!("{group}.{pattern}")
+}
+
+/// The queue of a group.
+fn queue(place: &str) -> Result<ShortString, TransportError> {
+    short("name of the group's queue", &format!("{GROUP_QUEUE}{place}"))
+}
+
+/// Removes a group's queue, unless somebody takes from it.
+pub(super) async fn remove(core: &Core, group: &str, pattern: &Pattern) -> Result<Removal, TransportError> {
+    let queue = queue(&place(group, pattern))?;
+    let limit = core.options.operation_timeout;
+    let link = core.link().await?;
+    let look = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    // Deleting does not tell whether there was one. A refusal closes the channel.
+    let channel = link.channel().await?;
+    let there = channel.queue_declare(queue.clone(), look, FieldTable::default());
+    match tokio::time::timeout(limit, there).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) if errors::code(&error) == Some(404) => return Ok(Removal::NotThere),
+        Ok(Err(error)) => {
+            return Err(errors::operation(
+                "looking for a group",
+                &error,
+                Execution::DidNotRun,
+            ));
+        }
+        Err(_) => {
+            return Err(errors::timeout(
+                "looking for a group",
+                limit,
+                Execution::DidNotRun,
+            ));
+        }
+    }
+    let unused = QueueDeleteOptions {
+        if_unused: true,
+        ..QueueDeleteOptions::default()
+    };
+    let what = format!("deleting the queue `{queue}`");
+    match tokio::time::timeout(limit, channel.queue_delete(queue, unused)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) if errors::code(&error) == Some(406) => return Ok(Removal::InUse),
+        Ok(Err(error)) => return Err(errors::operation(&what, &error, Execution::MayHaveRun)),
+        Err(_) => return Err(errors::timeout(&what, limit, Execution::MayHaveRun)),
+    }
+    if let Err(error) = bounded("closing a channel", limit, channel.close(200, name("done"))).await {
+        tracing::debug!(%error, "a channel was not closed");
+    }
+    Ok(Removal::Removed)
+}
+
 /// Takes from a group's queue until the handle is stopped or dropped; resolves when the queue is there and consumed.
 pub(super) async fn join(
     core: &Arc<Core>,
@@ -96,15 +156,13 @@ pub(super) async fn join(
     durable: &DurableSpec,
 ) -> Result<Box<dyn Subscription>, TransportError> {
     core.consuming.start();
-    let pattern = spec.pattern.as_str();
-    // The characters of wildcards are no part of addresses, nor are these.
-    let place = format!("{}.{}", group.name, pattern.replace('*', "+").replace('#', "++"));
+    let place = place(&group.name, &spec.pattern);
     let place = Place {
         core: Arc::clone(core),
         queue: if durable.requests {
-            kept::queue(pattern)?
+            kept::queue(spec.pattern.as_str())?
         } else {
-            short("name of the group's queue", &format!("{GROUP_QUEUE}{place}"))?
+            queue(&place)?
         },
         requests: durable.requests,
         letters: durable_letters::queue(&durable.dead_letters)?,

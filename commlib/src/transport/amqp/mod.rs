@@ -525,6 +525,20 @@ impl Transport for Amqp {
         .boxed()
     }
 
+    fn remove_group(
+        &self,
+        _: &Pattern,
+        group: &str,
+        pattern: &Pattern,
+    ) -> BoxFuture<'_, Result<Removal, TransportError>> {
+        let (group, pattern) = (group.to_owned(), pattern.clone());
+        async move {
+            self.check(0)?;
+            durable::remove(&self.core, &group, &pattern).await
+        }
+        .boxed()
+    }
+
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {
         let claimed = self.core.claims.claim(claim);
         async move { Ok(claimed) }.boxed()

@@ -18,7 +18,7 @@ use crate::error::StatusCode;
 use crate::limits::too_large;
 use crate::transport::durable::{now_micros, refusal};
 use crate::transport::{
-    Accepted, DeadLetter, Disposal, Durability, Settle, TopicMessage, Tracked, TransportError,
+    Accepted, DeadLetter, Disposal, Durability, Removal, Settle, TopicMessage, Tracked, TransportError,
     TransportErrorKind,
 };
 
@@ -45,6 +45,16 @@ pub(super) struct Queue {
     arrived: Notify,
     /// Messages that are not settled: in the queue, with a member, or resting.
     unsettled: AtomicUsize,
+    members: AtomicUsize,
+}
+
+/// A member of a group, until it is dropped.
+pub(super) struct Joined(Arc<Queue>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.0.members.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 struct Item {
@@ -70,7 +80,13 @@ impl Queue {
             items: Mutex::default(),
             arrived: Notify::new(),
             unsettled: AtomicUsize::new(0),
+            members: AtomicUsize::new(0),
         })
+    }
+
+    pub(super) fn join(queue: &Arc<Self>) -> Joined {
+        queue.members.fetch_add(1, Ordering::AcqRel);
+        Joined(Arc::clone(queue))
     }
 
     fn put(&self, item: Item) {
@@ -141,12 +157,26 @@ impl Bus {
         })
     }
 
-    /// The queue of a group, made when its first member joins.
-    pub(super) fn group_queue(&self, group: &str, pattern: &Pattern) -> Arc<Queue> {
+    /// Joins a group, whose queue is made when its first member does.
+    pub(super) fn join_group(&self, group: &str, pattern: &Pattern) -> Joined {
         let key = (group.to_owned(), pattern.as_str().to_owned());
         let mut kept = self.kept.lock();
         let queue = kept.groups.entry(key).or_insert_with(|| Queue::new(pattern));
-        Arc::clone(queue)
+        Queue::join(queue)
+    }
+
+    /// Removes a group that has no members.
+    pub(super) fn remove_group(&self, group: &str, pattern: &Pattern) -> Removal {
+        let key = (group.to_owned(), pattern.as_str().to_owned());
+        let mut kept = self.kept.lock();
+        match kept.groups.get(&key) {
+            None => Removal::NotThere,
+            Some(queue) if queue.members.load(Ordering::Acquire) > 0 => Removal::InUse,
+            Some(_) => {
+                kept.groups.remove(&key);
+                Removal::Removed
+            }
+        }
     }
 
     /// The queue of a durable method, made with its first request or server.
@@ -253,9 +283,10 @@ pub(super) async fn take_part(
     bus: Arc<Bus>,
     member: Arc<Subscriber>,
     permits: Arc<Semaphore>,
-    queue: Arc<Queue>,
+    joined: Joined,
     dead_letters: Arc<str>,
 ) {
+    let queue = &joined.0;
     while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let mut item = queue.next().await;
         item.deliveries = item.deliveries.saturating_add(1);
@@ -264,7 +295,7 @@ pub(super) async fn take_part(
         let wants_answer = item.requester.is_some();
         let mut settle = Box::new(Unsettled {
             bus: Arc::clone(&bus),
-            queue: Arc::clone(&queue),
+            queue: Arc::clone(queue),
             dead_letters: Arc::clone(&dead_letters),
             item: Some(item),
             answer: None,

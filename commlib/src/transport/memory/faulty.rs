@@ -16,8 +16,8 @@ use crate::address::{Address, Pattern};
 use crate::envelope::{Envelope, Malformed};
 use crate::transport::{
     Accepted, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Delivery,
-    Disposal, DurableSpec, Group, PublishOptions, ReplySink, Request, RequestSink, Responder, SubscribeSpec,
-    Subscription, Taken, TopicSink, Transport, TransportError, TransportErrorKind,
+    Disposal, DurableSpec, Group, PublishOptions, Removal, ReplySink, Request, RequestSink, Responder,
+    SubscribeSpec, Subscription, Taken, TopicSink, Transport, TransportError, TransportErrorKind,
 };
 
 /// A node's connection.
@@ -335,6 +335,20 @@ impl Transport for Faulty {
         async move {
             self.line.check()?;
             self.line.inner.dispose(&group, &id, disposal).await
+        }
+        .boxed()
+    }
+
+    fn remove_group(
+        &self,
+        topic: &Pattern,
+        group: &str,
+        pattern: &Pattern,
+    ) -> BoxFuture<'_, Result<Removal, TransportError>> {
+        let (topic, group, pattern) = (topic.clone(), group.to_owned(), pattern.clone());
+        async move {
+            self.line.check()?;
+            self.line.inner.remove_group(&topic, &group, &pattern).await
         }
         .boxed()
     }

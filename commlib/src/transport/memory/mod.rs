@@ -21,15 +21,16 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use self::bus::Inbox;
+use self::durable::Queue;
 use self::faulty::Faulty;
 use self::queue::{Content, Requester};
 use self::topics::{Audience, Subscriber, take_part};
 use super::{
     Accepted, BrokerUrl, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter,
-    Disposal, Durability, PublishOptions, Published, ReplySink, Request, SubscribeSpec, Subscription,
-    Transport, TransportError, TransportOptions,
+    Disposal, Durability, PublishOptions, Published, Removal, ReplySink, Request, SubscribeSpec,
+    Subscription, Transport, TransportError, TransportOptions,
 };
-use crate::address::Address;
+use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;
 
 pub use self::bus::Bus;
@@ -198,16 +199,16 @@ impl Transport for Memory {
             let (topics, bus) = (&self.bus.topics, Arc::clone(&self.bus));
             let member = match (spec.group, spec.durable) {
                 (Some(group), Some(kept)) => {
-                    let queue = if kept.requests {
-                        bus.request_queue(&kept.topic)
+                    let joined = if kept.requests {
+                        Queue::join(&bus.request_queue(&kept.topic))
                     } else {
-                        bus.group_queue(&group.name, &subscriber.pattern)
+                        bus.join_group(&group.name, &subscriber.pattern)
                     };
                     Some(tokio::spawn(durable::take_part(
                         bus,
                         subscriber,
                         group.permits,
-                        queue,
+                        joined,
                         kept.dead_letters.into(),
                     )))
                 }
@@ -246,6 +247,16 @@ impl Transport for Memory {
     ) -> BoxFuture<'_, Result<bool, TransportError>> {
         let disposed = self.check_open().map(|()| self.bus.dispose(group, id, disposal));
         async move { disposed }.boxed()
+    }
+
+    fn remove_group(
+        &self,
+        _: &Pattern,
+        group: &str,
+        pattern: &Pattern,
+    ) -> BoxFuture<'_, Result<Removal, TransportError>> {
+        let removed = self.check_open().map(|()| self.bus.remove_group(group, pattern));
+        async move { removed }.boxed()
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {

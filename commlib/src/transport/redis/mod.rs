@@ -64,8 +64,8 @@ use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
     Accepted, BrokerUrl, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter,
-    Disposal, PublishOptions, ReplySink, Request, SubscribeSpec, Subscription, Transport, TransportError,
-    TransportErrorKind, TransportOptions,
+    Disposal, PublishOptions, Removal, ReplySink, Request, SubscribeSpec, Subscription, Transport,
+    TransportError, TransportErrorKind, TransportOptions,
 };
 use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Encoded, Envelope, commlib_py, native};
@@ -603,6 +603,16 @@ impl Transport for RedisTransport {
     ) -> BoxFuture<'_, Result<bool, TransportError>> {
         let (group, id) = (group.to_owned(), id.to_owned());
         Box::pin(async move { stream_letters::dispose(self, &group, &id, disposal).await })
+    }
+
+    fn remove_group(
+        &self,
+        topic: &Pattern,
+        group: &str,
+        pattern: &Pattern,
+    ) -> BoxFuture<'_, Result<Removal, TransportError>> {
+        let place = stream::Place::new(topic, group, pattern);
+        Box::pin(async move { stream_member::remove(self, &place).await })
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {

@@ -50,6 +50,9 @@ pub(super) enum Script {
     /// KEYS stream; ARGV group. Returns how many entries are gone that the group never got (-1 if nobody can know), and how
     /// many are there that it got.
     Overtaken,
+    /// KEYS stream; ARGV group, how long in ms a member does nothing that is gone. Removes the group. Returns 0 if there is
+    /// none, 2 if it has members.
+    Remove,
 }
 
 impl Script {
@@ -59,7 +62,7 @@ impl Script {
     }
 }
 
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 18] = [
     "if ARGV[1] == '1' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -126,6 +129,7 @@ return 1",
     stream_scripts::CLAIM_KEY,
     stream_scripts::CONCLUDE,
     stream_scripts::OVERTAKEN,
+    stream_scripts::REMOVE,
 ];
 
 /// The scripts with their digests, and whether the broker has them.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::fault;
+use super::jobs::{Call, Job, Tell};
 use super::kept;
 use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
@@ -32,7 +33,8 @@ use crate::error::Execution;
 use crate::limits::too_large;
 use crate::transport::backoff::Backoff;
 use crate::transport::{
-    DurableSpec, Group, Settle, SubscribeSpec, Subscription, TopicMessage, TopicSink, Tracked, TransportError,
+    DurableSpec, Group, Removal, Settle, SubscribeSpec, Subscription, TopicMessage, TopicSink, Tracked,
+    TransportError,
 };
 
 /// Entries taken at once.
@@ -106,6 +108,28 @@ pub(super) async fn join(
         ended: watched,
         _life: Arc::clone(&transport.life),
     }))
+}
+
+/// Removes a group, unless one of its members did something lately: all do every few seconds.
+pub(super) async fn remove(transport: &RedisTransport, place: &Place) -> Result<Removal, TransportError> {
+    let what = "remove a group";
+    let answer = transport.limited(what, |done| {
+        Job::Call(Call {
+            script: Script::Remove,
+            keys: vec![place.stream.clone()],
+            arguments: vec![
+                Bytes::copy_from_slice(place.group.as_bytes()),
+                Bytes::from_static(LEFT_BEHIND_MS),
+            ],
+            what,
+            done: Some(Tell::Future(done)),
+        })
+    });
+    Ok(match answer.await? {
+        Value::Int(0) => Removal::NotThere,
+        Value::Int(1) => Removal::Removed,
+        _ => Removal::InUse,
+    })
 }
 
 /// Where the group begins if its first member makes it. Requests are there for it even before.

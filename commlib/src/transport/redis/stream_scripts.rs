@@ -133,3 +133,16 @@ pub(super) const TIDY: &str =
   end
 end
 return 1";
+
+pub(super) const REMOVE: &str = "local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+if consumers.err then
+  local absent = string.find(consumers.err, 'NOGROUP', 1, true) or string.find(consumers.err, 'no such key', 1, true)
+  if absent then return 0 end
+  return consumers
+end
+for _, consumer in ipairs(consumers) do
+  for i = 1, #consumer, 2 do
+    if consumer[i] == 'idle' and consumer[i + 1] < tonumber(ARGV[2]) then return 2 end
+  end
+end
+return redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])";

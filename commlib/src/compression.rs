@@ -16,7 +16,8 @@ const HARMLESS: usize = 1024 * 1024;
 /// [`NodeBuilder::compression`](crate::NodeBuilder::compression) says so, if that makes them smaller. Servers and
 /// subscribers know by the message's content encoding how it was done, unpack at most what
 /// [`Limits::inflated`] and [`Limits::inflation_ratio`] allow, and servers answer a compressed request in the same way.
-/// What a broker keeps, of durable topics and methods, is not compressed.
+/// Messages of durable topics and requests to durable methods are compressed like others; the answers of durable methods
+/// are not, as whoever asks with the same key gets them too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compression {

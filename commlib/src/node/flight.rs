@@ -89,7 +89,7 @@ impl InFlight {
         let request = Request {
             address: self.address.clone(),
             time_to_live: self.deadline.saturating_duration_since(self.started),
-            message: node.envelope(self.call.id().text(), invocation, self.started, !self.durable)?,
+            message: node.envelope(self.call.id().text(), invocation, self.started)?,
             durable: self.durable,
         };
         Ok(node.inner.transport.request(request)?)

@@ -19,13 +19,12 @@ use crate::runtime::{id, now_micros};
 use crate::transport::{Accepted, PublishOptions, Published, Request};
 
 impl Node {
-    /// What is sent of an invocation; compressed if that is wanted and `packs` says that it may be.
+    /// What is sent of an invocation, compressed if that is wanted.
     pub(super) fn envelope(
         &self,
         id: String,
         invocation: Invocation,
         now: Instant,
-        packs: bool,
     ) -> Result<Envelope, Failure> {
         let limits = &self.inner.config.limits;
         check_headers(&invocation.headers, limits)?;
@@ -43,7 +42,6 @@ impl Node {
             .inner
             .config
             .compression
-            .filter(|_| packs)
             .and_then(|compression| Some((compression, compression.deflate(&invocation.body)?)));
         let (encoding, data) = match packed {
             Some((compression, packed)) => (Some(compression.content_encoding().to_owned()), packed),
@@ -123,8 +121,7 @@ impl Node {
     async fn oneway(&self, invocation: Invocation, durable: bool) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        // What is kept is read long after its sender knew who reads it.
-        let message = self.envelope(id::random(), invocation, Instant::now(), !durable)?;
+        let message = self.envelope(id::random(), invocation, Instant::now())?;
         let accepted = self
             .when_connected(deadline, || {
                 let time_to_live = deadline.saturating_duration_since(Instant::now());
@@ -158,9 +155,8 @@ impl Node {
     ) -> Result<Begun, Failure> {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let packs = options.durable.is_none();
         // The message does not say how much time is left, so the time does not matter.
-        let message = self.envelope(id::random(), invocation, deadline, packs)?;
+        let message = self.envelope(id::random(), invocation, deadline)?;
         match self.inner.transport.publish_now(&address, message, options) {
             Published::Done(Ok(accepted)) => Ok(Begun::Accepted(accepted)),
             Published::Done(Err(error)) => Err(Status::from(error).into()),

@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::subscription::below_namespace;
+use crate::envelope::Envelope;
 use crate::error::NodeError;
 use crate::node::Node;
 use crate::transport::{DeadLetter, Disposal};
@@ -56,7 +57,19 @@ impl DeadLetters {
                 async move { transport.dead_letters(&group, limit).await }.boxed()
             })
             .await?;
-        if let Some(namespace) = &self.node.config().namespace {
+        let config = self.node.config();
+        for letter in &mut letters {
+            let mut message = Envelope {
+                data: letter.body.clone(),
+                ..Envelope::default()
+            };
+            message.meta.content_encoding.clone_from(&letter.content_encoding);
+            if let Ok(Some(_)) = config.unpack(&mut message) {
+                letter.body = message.data;
+                letter.content_encoding = None;
+            }
+        }
+        if let Some(namespace) = &config.namespace {
             for letter in &mut letters {
                 if let Some(topic) = namespace.strip(&letter.topic) {
                     letter.topic = topic.to_owned();

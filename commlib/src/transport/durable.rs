@@ -120,10 +120,13 @@ pub struct DeadLetter {
     pub reason: String,
     /// How often it was delivered.
     pub attempts: u32,
-    /// The body as it came.
+    /// The body as it came, unpacked if it was compressed.
     pub body: Bytes,
     /// The content type of the body; JSON, where it could be read, if nothing is said.
     pub content_type: Option<String>,
+    /// How the body is compressed, if it could not be unpacked; [`DeadLetters::list`](crate::topic::DeadLetters::list)
+    /// does that.
+    pub content_encoding: Option<String>,
     /// The headers of the message. Untrusted text.
     pub headers: Headers,
     /// When it was published by the publisher's clock, in µs since 1970 UTC, if it said so.

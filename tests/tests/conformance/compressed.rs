@@ -1,7 +1,8 @@
 //! Compressed bodies: both ways, of every kind of message, and bounded.
 
-use commlib::topic::TopicSubscriber;
+use commlib::topic::{RecvError, TopicSubscriber};
 use commlib::{Codec, Compression, Execution, Limits, Pattern, StatusCode};
+use commlib_tests::eventually;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -28,7 +29,7 @@ pub async fn bodies_are_compressed_both_ways(world: World) {
     let plain = ProbeClient::new(&world.connect(world.builder().limits(narrow)).await);
     let error = plain.echo(text.clone()).await.unwrap_err();
     assert_eq!(error.code(), Some(StatusCode::ResourceExhausted), "{error}");
-    commlib_tests::eventually(SOON, || async { served.seen.notes.lock().len() == 4 }).await;
+    eventually(SOON, || async { served.seen.notes.lock().len() == 4 }).await;
     assert!(served.seen.notes.lock().iter().all(|note| *note == text));
 }
 
@@ -111,4 +112,64 @@ pub async fn what_unpacks_to_too_much_is_refused(world: World) {
         (Some(StatusCode::ResourceExhausted), Execution::Failed),
         "{error}"
     );
+}
+
+#[commlib::topic(prefix = "orders")]
+pub trait Notes {
+    #[topic("noted", durable)]
+    async fn noted(&self, text: String);
+}
+
+/// An older version of it.
+#[commlib::topic(prefix = "orders")]
+pub trait OldNotes {
+    #[topic("noted", durable)]
+    async fn noted(&self, text: u64);
+}
+
+#[commlib::rpc_service(name = "shop")]
+pub trait Scales {
+    #[rpc(durable)]
+    async fn weigh(&self, text: String) -> usize;
+}
+
+struct Scale;
+
+impl Scales for Scale {
+    async fn weigh(&self, text: String) -> usize {
+        text.len()
+    }
+}
+
+pub async fn what_the_broker_keeps_is_compressed(world: World) {
+    let narrow = Limits::new().body_in(10_000);
+    let node = world.connect(world.builder().limits(narrow)).await;
+    let subscriber = NotesSubscriber::new(&node);
+    let mut notes = subscriber.noted().group("readers").await.unwrap();
+    let mut old = OldNotesSubscriber::new(&node)
+        .noted()
+        .group("elders")
+        .await
+        .unwrap();
+    node.serve(ScalesServer::new(Scale)).await.unwrap();
+    let text = "hello, world; ".repeat(10_000);
+    for compression in BOTH {
+        for codec in [Codec::Json, Codec::MessagePack] {
+            let builder = world.builder().codec(codec).compression(compression);
+            let node = world.connect(builder).await;
+            NotesPublisher::new(&node).noted(text.clone()).await.unwrap();
+            let received = timeout(SOON, notes.next()).await.unwrap().unwrap().unwrap();
+            assert_eq!(received.message, text);
+            let weigh = ScalesClient::new(&node).weigh(text.clone()).timeout(SOON);
+            assert_eq!(weigh.await.unwrap(), text.len());
+            // A dead letter is shown as it was before.
+            let error = timeout(SOON, old.next()).await.unwrap().unwrap().unwrap_err();
+            assert!(matches!(error, RecvError::Decode { .. }), "{error}");
+            let letters = node.dead_letters("elders");
+            let letter = eventually(SOON, || async { letters.list(1).await.unwrap().pop() }).await;
+            assert_eq!(letter.content_encoding, None);
+            assert!(String::from_utf8_lossy(&letter.body).contains(&text));
+            assert!(letters.discard(&letter.id).await.unwrap());
+        }
+    }
 }

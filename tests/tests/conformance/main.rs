@@ -119,6 +119,7 @@ on_every_transport! {
         compressed {
             bodies_are_compressed_both_ways
             topic_messages_are_compressed
+            what_the_broker_keeps_is_compressed
             an_unknown_encoding_is_refused
             what_unpacks_to_too_much_is_refused
         }

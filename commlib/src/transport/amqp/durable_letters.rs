@@ -166,6 +166,7 @@ fn describe(message: Message) -> DeadLetter {
         attempts,
         body: read.data,
         content_type: read.meta.content_type,
+        content_encoding: read.meta.content_encoding,
         headers: read.meta.headers,
         timestamp: read.meta.timestamp,
         died: properties::number_header(&properties, TIME),

@@ -271,6 +271,7 @@ impl Letter {
             attempts: self.item.deliveries,
             body: self.item.message.data.clone(),
             content_type: self.item.message.meta.content_type.clone(),
+            content_encoding: self.item.message.meta.content_encoding.clone(),
             headers: self.item.message.meta.headers.clone(),
             timestamp: self.item.message.meta.timestamp,
             died: Some(self.died),

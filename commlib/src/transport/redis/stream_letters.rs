@@ -82,6 +82,7 @@ fn letter(transport: &RedisTransport, entry: Value) -> Option<DeadLetter> {
         attempts: text("n").parse().unwrap_or(0),
         body: message.data,
         content_type: message.meta.content_type,
+        content_encoding: message.meta.content_encoding,
         headers: message.meta.headers,
         timestamp: message.meta.timestamp,
         died: died.map(|ms| clock.to_local(ms.saturating_mul(1000))),

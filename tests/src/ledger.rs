@@ -61,6 +61,8 @@ pub struct Ledger {
     strangers: BTreeMap<u64, u32>,
     /// The longest time for which this process, not what is tested, was late.
     lag: Duration,
+    /// At some times, for how long threads of this process had waited for a processor by then.
+    waited: BTreeMap<Duration, Duration>,
 }
 
 /// What is wrong with a history, or only remarkable.
@@ -168,6 +170,24 @@ impl Ledger {
         self.lag = self.lag.max(lag);
     }
 
+    /// By `now` all threads of this process together had waited so long for a processor. What comes late because its
+    /// thread waited for one is the machine's fault.
+    pub fn waited(&mut self, now: Duration, waited: Duration) {
+        self.waited.insert(now, waited);
+    }
+
+    /// For how long threads waited for a processor between two times.
+    fn waits(&self, from: Duration, to: Duration) -> Duration {
+        let before = self.waited.range(..=from).next_back();
+        let after = self
+            .waited
+            .range(to..)
+            .next()
+            .or_else(|| self.waited.last_key_value());
+        let of = |at: Option<(&Duration, &Duration)>| at.map_or(Duration::ZERO, |(_, waited)| *waited);
+        of(after).saturating_sub(of(before))
+    }
+
     /// How many calls were made.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -236,7 +256,8 @@ impl Ledger {
             lag: self.lag,
         };
         for (&id, entry) in &self.entries {
-            verdict.read(id, entry);
+            let ended = entry.ended.as_ref().map_or(entry.deadline, |(at, _)| *at);
+            verdict.read(id, entry, self.lag + self.waits(entry.deadline, ended));
         }
         for &id in self.strangers.keys() {
             verdict.find(Finding::Unexpected, id, "nobody sent this".to_owned());
@@ -270,7 +291,8 @@ impl Verdict {
         self.found.entry(finding).or_default().push((id, why));
     }
 
-    fn read(&mut self, id: u64, entry: &Entry) {
+    /// `excused` is by how much it was late for which nobody is to blame.
+    fn read(&mut self, id: u64, entry: &Entry, excused: Duration) {
         let runs = entry.runs;
         if runs > 1 {
             self.find(Finding::Duplicated, id, format!("{runs} runs"));
@@ -280,7 +302,7 @@ impl Verdict {
         };
         let late = ended.saturating_sub(entry.deadline);
         self.latest = self.latest.max(late);
-        if late > GRACE + self.lag {
+        if late > GRACE + excused {
             let why = format!("{outcome:?} {late:?} after the deadline, {runs} runs");
             self.find(Finding::Hung, id, why);
         }

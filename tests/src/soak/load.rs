@@ -141,18 +141,33 @@ impl Books {
         let (books, ends) = (Arc::clone(self), Arc::clone(&over));
         // A thread, not a task: a runtime that is held up by the code under test is no excuse.
         std::thread::spawn(move || {
-            const STEP: Duration = Duration::from_millis(5);
+            const STEP: Duration = Duration::from_millis(10);
             while !ends.load(Ordering::Relaxed) {
                 let begun = std::time::Instant::now();
                 std::thread::sleep(STEP);
                 let late = begun.elapsed().saturating_sub(STEP);
-                books.calls.lock().lagged(late);
-                books.messages.lock().lagged(late);
-                books.kept.lock().lagged(late);
+                let (now, waited) = (books.now(), waited());
+                for ledger in [&books.calls, &books.messages, &books.kept] {
+                    let mut ledger = ledger.lock();
+                    ledger.lagged(late);
+                    ledger.waited(now, waited);
+                }
             }
         });
         LagWatch(over)
     }
+}
+
+/// For how long the threads of this process that run now have waited for a processor, all together; where the system does
+/// not say, for no time.
+fn waited() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task");
+    let waits = threads.into_iter().flatten().flatten().filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        // Time on a processor, time waiting for one, both in ns.
+        text.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(waits.sum())
 }
 
 /// See [`Books::watch_lag`].

@@ -1,10 +1,11 @@
 //! A server process of a run.
 
+use std::future::IntoFuture;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use commlib::{MessageContext, Node, RequestContext};
+use commlib::{MessageContext, Node, NodeError, RequestContext, ServerHandle};
 
 use super::contract::{Entries, EntriesHandler, GROUP, Kept, KeptServer, Work, WorkServer};
 use super::runs::{Kind, RunLog};
@@ -85,18 +86,24 @@ pub async fn serve(settings: Settings, runs: &Path) -> Result<(), String> {
     let terminated = commlib::signal::terminated().map_err(|error| error.to_string())?;
     let keeper = Keeper(Arc::new(RunLog::create(runs)));
     let node = connect(&settings.url).await?;
-    let serving = node
-        .serve(WorkServer::new(keeper.clone()))
-        .concurrency(settings.concurrency)
-        .await;
-    let _server = serving.map_err(|error| format!("could not serve: {error}"))?;
+    let serve = || {
+        node.serve(WorkServer::new(keeper.clone()))
+            .concurrency(settings.concurrency)
+    };
+    let _server = patiently(serve).await?;
     let _durable = match settings.durable {
         true => {
-            let joining = node.serve(EntriesHandler::new(keeper.clone())).group(GROUP);
-            let joined = joining.concurrency(CONCURRENCY as usize).await;
-            let joined = joined.map_err(|error| format!("could not join the group: {error}"))?;
-            let serving = node.serve(KeptServer::new(keeper)).concurrency(CONCURRENCY).await;
-            let served = serving.map_err(|error| format!("could not serve what is kept: {error}"))?;
+            let join = || {
+                node.serve(EntriesHandler::new(keeper.clone()))
+                    .group(GROUP)
+                    .concurrency(CONCURRENCY as usize)
+            };
+            let joined = patiently(join).await?;
+            let serve = || {
+                node.serve(KeptServer::new(keeper.clone()))
+                    .concurrency(CONCURRENCY)
+            };
+            let served = patiently(serve).await?;
             Some((joined, served))
         }
         false => None,
@@ -122,4 +129,20 @@ async fn connect(url: &str) -> Result<Node, String> {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     Err(format!("could not connect: {last}"))
+}
+
+/// So may the broker be slow, or go away while it is asked.
+async fn patiently<S>(serve: impl Fn() -> S) -> Result<ServerHandle, String>
+where
+    S: IntoFuture<Output = Result<ServerHandle, NodeError>>,
+{
+    let mut last = String::new();
+    for _ in 0..10 {
+        match serve().await {
+            Ok(server) => return Ok(server),
+            Err(error) => last = error.to_string(),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    Err(format!("could not serve: {last}"))
 }

@@ -111,6 +111,15 @@ fn a_slow_machine_is_not_held_against_the_library() {
     ledger.lagged(MS * 60);
     ledger.lagged(MS * 20);
     assert_eq!(found(&ledger), []);
+    // Nor is the time that its threads waited for a processor after the deadline.
+    let mut ledger = call(1, Some((1300, error(Execution::MayHaveRun))), 0);
+    ledger.waited(MS * 500, MS * 10);
+    ledger.waited(MS * 999, MS * 500);
+    ledger.waited(MS * 1200, MS * 530);
+    ledger.waited(MS * 1310, MS * 540);
+    assert_eq!(found(&ledger), [(Finding::Hung, 1)]);
+    ledger.waited(MS * 1300, MS * 560);
+    assert_eq!(found(&ledger), []);
 }
 
 #[test]

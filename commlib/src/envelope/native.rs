@@ -23,6 +23,7 @@ pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
 }
 
 /// As [`encode`], with a large body left apart.
+#[cfg(feature = "redis")]
 #[must_use]
 pub(crate) fn encode_apart(message: &Envelope, reply_to: Option<&str>) -> Encoded {
     write(message, reply_to, true)

@@ -1,5 +1,7 @@
 //! The clients of a run: nodes that call at a rate, whatever becomes of the calls.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -142,11 +144,12 @@ impl Books {
         // A thread, not a task: a runtime that is held up by the code under test is no excuse.
         std::thread::spawn(move || {
             const STEP: Duration = Duration::from_millis(10);
+            let mut waits = Waits::default();
             while !ends.load(Ordering::Relaxed) {
                 let begun = std::time::Instant::now();
                 std::thread::sleep(STEP);
                 let late = begun.elapsed().saturating_sub(STEP);
-                let (now, waited) = (books.now(), waited());
+                let (now, waited) = (books.now(), waits.total());
                 for ledger in [&books.calls, &books.messages, &books.kept] {
                     let mut ledger = ledger.lock();
                     ledger.lagged(late);
@@ -158,16 +161,27 @@ impl Books {
     }
 }
 
-/// For how long the threads of this process that run now have waited for a processor, all together; where the system does
-/// not say, for no time.
-fn waited() -> Duration {
-    let threads = std::fs::read_dir("/proc/self/task");
-    let waits = threads.into_iter().flatten().flatten().filter_map(|thread| {
-        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        // Time on a processor, time waiting for one, both in ns.
-        text.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(waits.sum())
+/// For how long the threads of this process have waited for a processor, all together; where the system does not say, for
+/// no time. Threads come and go, so each is remembered.
+#[derive(Default)]
+struct Waits {
+    threads: HashMap<OsString, u64>,
+    total: Duration,
+}
+
+impl Waits {
+    fn total(&mut self) -> Duration {
+        let threads = std::fs::read_dir("/proc/self/task");
+        for thread in threads.into_iter().flatten().flatten() {
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            // Time on a processor, time waiting for one, both in ns.
+            let waited = text.split_whitespace().nth(1);
+            let waited: u64 = waited.and_then(|waited| waited.parse().ok()).unwrap_or(0);
+            let before = self.threads.insert(thread.file_name(), waited).unwrap_or(0);
+            self.total += Duration::from_nanos(waited.saturating_sub(before));
+        }
+        self.total
+    }
 }
 
 /// See [`Books::watch_lag`].

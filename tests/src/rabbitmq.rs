@@ -17,8 +17,8 @@ use crate::slot::Slot;
 use crate::{Signal, TempDir, shared};
 
 /// A boot takes about 6 s on an idle core.
-const START_LIMIT: Duration = Duration::from_secs(120);
-const CTL_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(300);
+const CTL_LIMIT: Duration = Duration::from_secs(180);
 const PACKAGE: &str = "rabbitmq-server";
 
 /// Where a RabbitMQ server is and how to look at it.

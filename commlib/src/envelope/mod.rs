@@ -89,6 +89,7 @@ impl Encoded {
         }
     }
 
+    #[cfg(feature = "redis")]
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() + self.body.len()
     }

@@ -34,7 +34,7 @@ impl Orders for Clerk {
 }
 
 async fn member(world: &World) -> (Node, Clerk) {
-    let (node, clerk) = (world.node().await, Clerk::default());
+    let (node, clerk) = (world.patient_node().await, Clerk::default());
     let handler = node.serve(OrdersHandler::new(clerk.clone()));
     handler.group("clerks").concurrency(256).await.unwrap();
     (node, clerk)
@@ -45,7 +45,7 @@ async fn the_last_acknowledgements_of_a_member_are_kept() {
     let broker = RabbitMq::shared().await;
     let world = World::new(broker.url());
     let (node, clerk) = member(&world).await;
-    let shop = world.node().await;
+    let shop = world.patient_node().await;
     let publisher = OrdersPublisher::new(&shop);
     let publishing = (0..MANY).map(|order| publisher.placed(order).timeout(LONG).into_future());
     let publishing = future::join_all(publishing);

@@ -50,8 +50,8 @@ async fn calls_that_wait(world: &World, work: &WorkClient) -> JoinSet<Outcome> {
 async fn who_waits_for_the_last_server_is_told_that_it_did_not_run() {
     let broker = RabbitMq::shared().await;
     let world = World::new(broker.url());
-    let (server, seen) = world.serve(&world.node().await, 1).await;
-    let work = WorkClient::new(&world.node().await);
+    let (server, seen) = world.serve(&world.patient_node().await, 1).await;
+    let work = WorkClient::new(&world.patient_node().await);
     let running = tokio::spawn(work.wait().timeout(NEVER).into_future());
     eventually(LONG, || async { seen.waiting() == 1 }).await;
     let mut calls = calls_that_wait(&world, &work).await;
@@ -76,9 +76,9 @@ async fn who_waits_for_the_last_server_is_told_that_it_did_not_run() {
 async fn a_server_that_is_not_the_last_leaves_what_waits_to_the_others() {
     let broker = RabbitMq::shared().await;
     let world = World::new(broker.url());
-    let (server, seen) = world.serve(&world.node().await, 1).await;
-    let (_other, also_seen) = world.serve(&world.node().await, 1).await;
-    let work = WorkClient::new(&world.node().await);
+    let (server, seen) = world.serve(&world.patient_node().await, 1).await;
+    let (_other, also_seen) = world.serve(&world.patient_node().await, 1).await;
+    let work = WorkClient::new(&world.patient_node().await);
     let running = [(); 2].map(|()| tokio::spawn(work.wait().timeout(NEVER).into_future()));
     eventually(LONG, || async { seen.waiting() + also_seen.waiting() == 2 }).await;
     let mut calls = calls_that_wait(&world, &work).await;

@@ -122,6 +122,13 @@ impl World {
             .expect("the broker is there")
     }
 
+    /// A node that waits for as long as a slow machine may take.
+    pub(crate) async fn patient_node(&self) -> Node {
+        const LONG: Duration = Duration::from_secs(120);
+        let patient = self.builder().connect_timeout(LONG).operation_timeout(LONG);
+        patient.connect(&self.url).await.expect("the broker is there")
+    }
+
     pub(crate) fn address(&self, address: &str) -> String {
         format!("{}.{address}", self.namespace)
     }

@@ -106,8 +106,13 @@ pub async fn what_waits_for_the_last_server_is_told_or_served_by_the_next(world:
     const MANY: u64 = 100;
     // None of these calls ends by its deadline, however slow the machine is.
     const NEVER: Duration = Duration::from_secs(300);
-    let (_node, server, first) = world.serve(1).await;
-    let job = JobClient::new(&world.node().await);
+    let patient = || async {
+        let patient = world.builder().connect_timeout(NEVER).operation_timeout(NEVER);
+        patient.connect(&world.url()).await.expect("the broker is there")
+    };
+    let (first, next) = (Record::new(), Record::new());
+    let server = serve(&patient().await, &first, 1).await;
+    let job = JobClient::new(&patient().await);
     let held = tokio::spawn(job.hold(1).timeout(NEVER).into_future());
     eventually(SOON, || async { first.runs(1) == 1 }).await;
     let numbers = 2..2 + MANY;
@@ -131,7 +136,7 @@ pub async fn what_waits_for_the_last_server_is_told_or_served_by_the_next(world:
     first.gate.add_permits(1);
     held.await.expect("no panic").expect("it was taken");
     stopping.await.expect("no panic").expect("it ends in time");
-    let (_next_node, _, next) = world.serve(64).await;
+    let _next = serve(&patient().await, &next, 64).await;
     let mut served = 0;
     for (number, call) in numbers.zip(calls) {
         let runs = first.runs(number) + next.runs(number);

@@ -15,7 +15,7 @@ use crate::resp::{Reply, RespClient};
 use crate::slot::Slot;
 use crate::{Signal, TempDir, shared};
 
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where a Redis server is and how to look at it.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use crate::Signal;
 use crate::process::Process;
 
 /// How long a broker may take to end in order.
-const STOP_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(120);
 
 /// A broker's process while it runs. It is killed on drop.
 #[derive(Debug)]

@@ -148,7 +148,7 @@ async fn a_broker_that_makes_no_sense_is_left_and_found_again() {
                 assert_eq!(doubled, 2 * number);
             }
             let took = begun.elapsed();
-            assert!(took < limit + Duration::from_secs(2), "{took:?}");
+            assert!(took < limit + Duration::from_secs(10), "{took:?}");
         }
         eventually(Duration::from_secs(10), || async {
             dropped.load(Ordering::SeqCst) > 0

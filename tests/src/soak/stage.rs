@@ -12,7 +12,7 @@ use super::server::Settings;
 use crate::{Child, FaultProxy, Program, Signal, TempDir};
 
 /// How long a server may take to serve: the broker may be on its way.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// What a run needs on the other side of its clients.
 #[derive(Debug)]

@@ -70,13 +70,19 @@ pub async fn a_call_ends_at_its_deadline(world: World) {
     let served = world.serve().await;
     let probe = ProbeClient::new(&world.node().await);
     probe.add(1, 1).await.unwrap();
-    let limit = Duration::from_millis(300);
-    let begun = Instant::now();
-    let error = probe.wait(true).timeout(limit).await.unwrap_err();
-    assert!(error.is_timeout(), "{error}");
-    assert_eq!(error.execution(), Execution::MayHaveRun);
-    assert!(begun.elapsed() >= limit);
-    assert!(error.to_string().contains("probe.wait"), "{error}");
+    // On a busy machine the time may be over before the request is on its way, which is another end.
+    for (limit, last) in [(300, false), (2000, false), (9000, true)] {
+        let limit = Duration::from_millis(limit);
+        let begun = Instant::now();
+        let error = probe.wait(true).timeout(limit).await.unwrap_err();
+        assert!(error.is_timeout(), "{error}");
+        assert!(begun.elapsed() >= limit);
+        assert!(error.to_string().contains("probe.wait"), "{error}");
+        assert!(!last || error.execution() == Execution::MayHaveRun);
+        if error.execution() == Execution::MayHaveRun {
+            break;
+        }
+    }
     served.seen.open();
     // The reply that comes now belongs to nobody; the next call gets its own.
     assert_eq!(probe.add(2, 2).await.unwrap(), Sum { c: 4 });
@@ -240,7 +246,8 @@ pub async fn a_request_that_waited_too_long_is_refused(world: World) {
     let first = tokio::spawn(probe.wait(true).into_future());
     eventually(SOON, || async { seen.waiting() == 1 }).await;
     let late = tokio::spawn(probe.add(1, 1).into_future());
-    tokio::time::sleep(limit + Duration::from_millis(200)).await;
+    // On a busy machine it gets there late.
+    tokio::time::sleep(limit + Duration::from_millis(1500)).await;
     seen.open();
     assert!(first.await.unwrap().unwrap());
     let error = late.await.unwrap().unwrap_err();

@@ -136,12 +136,12 @@ pub async fn very_many_headers_cost_a_server_no_time(world: World) {
     let raw = world.raw().await;
     let begin = Instant::now();
     raw.push_headers(&world.address("probe.add"), 50_000).await;
-    // One that compares each with each takes many seconds for it.
+    // One that compares each with each takes a minute for it.
     assert_eq!(
         ProbeClient::new(&world.node().await).add(1, 2).await.unwrap(),
         Sum { c: 3 }
     );
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     assert_eq!(served.seen.runs(), 1);
 }
 

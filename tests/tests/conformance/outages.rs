@@ -198,7 +198,7 @@ pub async fn a_lazy_node_connects_when_the_broker_comes(world: World) {
 }
 
 pub async fn a_black_hole_does_not_outlast_the_deadline(world: World) {
-    let _served = world.serve().await;
+    let served = world.serve().await;
     let (proxy, url) = world.proxy().await;
     let probe = ProbeClient::new(&world.builder().connect(&url).await.unwrap());
     probe.add(1, 2).await.unwrap();
@@ -207,14 +207,17 @@ pub async fn a_black_hole_does_not_outlast_the_deadline(world: World) {
             None => proxy.set(Flow::Swallow),
             Some(direction) => proxy.set_one(direction, Flow::Swallow),
         }
-        let begun = Instant::now();
+        let (begun, runs) = (Instant::now(), served.seen.runs());
         let error = timeout(
             SOON,
             probe.add(1, 2).timeout(Duration::from_millis(500)).into_future(),
         )
         .await;
         let error = error.expect("the call ended").unwrap_err();
-        assert_eq!(error.execution(), Execution::MayHaveRun, "{error}");
+        // On a busy machine the time may be over before the request is on its way.
+        let told = error.execution();
+        let did_not_run = told == Execution::DidNotRun && served.seen.runs() == runs;
+        assert!(told == Execution::MayHaveRun || did_not_run, "{error}");
         assert!(begun.elapsed() < SOON);
         proxy.set(Flow::Pass);
         proxy.reset().await;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use crate::world::{JobClient, NewsPublisher, NewsSubscriber, Record, SOON, World, answered, ending, serve};
 
 /// For what a machine with much else to do takes longer.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(10);
 
 async fn black_hole(world: &World, name: &str, direction: Option<Direction>) {
     let (proxy, url) = world.proxy().await;

@@ -7,7 +7,7 @@ async fn refused(text: &str) -> ConnectError {
     let mut options = options();
     options.connect_timeout = Duration::from_millis(500);
     let error = connect(&url(text), options).await.expect_err("it connected");
-    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     for shown in [error.to_string(), format!("{error:?}")] {
         assert!(!shown.contains("canary"), "{shown}");
     }

@@ -11,7 +11,10 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::message_pack::Reader;
 use crate::codec::{self, Codec};
+use crate::compression::{self, Compression};
 use crate::envelope::{Dialect, Envelope, Malformed, msgpack, native};
+use crate::error::Status;
+use crate::limits::Limits;
 
 #[cfg(feature = "amqp")]
 pub use crate::transport::amqp::fuzz as amqp;
@@ -41,6 +44,15 @@ pub fn message_pack_route(bytes: &[u8]) -> Malformed {
 pub fn is_message_pack(bytes: &[u8]) -> bool {
     let mut reader = Reader::new(bytes);
     reader.skip().and_then(|()| reader.end()).is_ok()
+}
+
+/// A smaller form of a body, if there is one.
+pub fn deflate(compression: Compression, body: &[u8]) -> Option<Bytes> {
+    compression.deflate(body)
+}
+
+pub fn inflate(encoding: &str, body: &[u8], limits: &Limits) -> Result<Bytes, Status> {
+    compression::inflate(encoding, body, limits).map(|(_, body)| body)
 }
 
 pub fn decode<T: DeserializeOwned>(codec: Codec, body: &[u8]) -> Result<T, String> {

@@ -75,6 +75,8 @@ impl Scheme {
     }
 }
 
+const NO_SOCKET: &str = "it names no socket: write `redis+unix:///path/to/redis.sock`";
+
 /// A password. It prints as stars.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
@@ -126,6 +128,14 @@ impl BrokerUrl {
     /// # Errors
     /// [`ConnectError::Url`] says what is wrong, without repeating the URL.
     pub fn parse(text: &str) -> Result<Self, ConnectError> {
+        let text = text.trim();
+        // The parser leaves them out, so that something else would be read than was written.
+        if text.contains(char::is_control) {
+            return Err(ConnectError::Url(
+                "it has a control character, for example a line break; leave it out, or write it as `%0a`"
+                    .into(),
+            ));
+        }
         let url = ::url::Url::parse(text).map_err(|error| {
             ConnectError::Url(format!(
                 "it is not a URL ({error}); write for example `redis://127.0.0.1`"
@@ -152,6 +162,10 @@ impl BrokerUrl {
         }
         // Of a password with a `/` or `?` in it, the rest would be taken for a path or a setting, and be shown.
         let at = |part: &str| part.contains('@');
+        let host_of_socket = |(_, rest): (&str, &str)| scheme == Scheme::RedisUnix && !rest.starts_with('/');
+        if text.split_once("://").is_some_and(host_of_socket) {
+            return Err(ConnectError::Url(NO_SOCKET.into()));
+        }
         if url.query().is_some_and(at) || (scheme != Scheme::RedisUnix && at(url.path())) {
             return Err(ConnectError::Url(
                 "it has an `@` after the host; write it as `%40`, and in a password `/` as `%2f` and `?` as `%3f`".into(),
@@ -250,9 +264,7 @@ impl BrokerUrl {
             Scheme::Memory if !self.path.is_empty() => {
                 fail("a memory URL is only a name: write `memory://name`")
             }
-            Scheme::RedisUnix if self.path.len() < 2 || !self.host.is_empty() => {
-                fail("it names no socket: write `redis+unix:///path/to/redis.sock`")
-            }
+            Scheme::RedisUnix if self.path.len() < 2 || !self.host.is_empty() => fail(NO_SOCKET),
             Scheme::Redis | Scheme::Rediss
                 if !self.path.is_empty() && self.path.parse::<i64>().is_ok_and(|db| db >= 0).eq(&false) =>
             {
@@ -353,6 +365,7 @@ mod tests {
         let url = BrokerUrl::parse("redis+unix:///run/r.sock?db=1").unwrap();
         assert_eq!((url.path(), url.setting("db")), ("/run/r.sock", Some("1")));
         assert_eq!(BrokerUrl::parse("memory://").unwrap().host(), "");
+        assert_eq!(BrokerUrl::parse(" redis://h/3\n").unwrap().path(), "3");
         assert_eq!(BrokerUrl::parse("memory://bus1").unwrap().host(), "bus1");
     }
 
@@ -367,6 +380,8 @@ mod tests {
         assert!(error("amqp://h?heartbeat=0").contains("from 1 to 65535"));
         assert!(error("amqp://h/a/b").contains("%2f"));
         assert!(error("redis+unix://").contains("names no socket"));
+        assert!(error("redis+unix://:/run/r.sock").contains("names no socket"));
+        assert!(error("redis://h\n/1").contains("control character"));
         assert!(error("rediss://h?cert=a.pem").contains("both settings"));
         assert!(error("amqps://h?ca=").contains("path of a file"));
         // What would be a secure connection by its settings is never a plain one.
@@ -386,6 +401,8 @@ mod tests {
             "amqp://u:1/canary@h",
             "amqp://u:1?canary=1&x@h",
             "redis+unix://u:1?canary@h",
+            "redis+unix://:/canary@",
+            "redis+unix://u:\n/canary@h",
             "redis://u:canary@h/x#y",
         ] {
             assert!(!error(text).contains("canary"), "{text}");

@@ -380,7 +380,8 @@ mod tests {
         assert!(error("amqp://h?heartbeat=0").contains("from 1 to 65535"));
         assert!(error("amqp://h/a/b").contains("%2f"));
         assert!(error("redis+unix://").contains("names no socket"));
-        assert!(error("redis+unix://:/run/r.sock").contains("names no socket"));
+        assert!(error("redis+unix://:@/run/r.sock").contains("names no socket"));
+        assert!(error("redis+unix://h/run/r.sock").contains("names no socket"));
         assert!(error("redis://h\n/1").contains("control character"));
         assert!(error("rediss://h?cert=a.pem").contains("both settings"));
         assert!(error("amqps://h?ca=").contains("path of a file"));
@@ -401,8 +402,8 @@ mod tests {
             "amqp://u:1/canary@h",
             "amqp://u:1?canary=1&x@h",
             "redis+unix://u:1?canary@h",
-            "redis+unix://:/canary@",
-            "redis+unix://u:\n/canary@h",
+            "redis+unix://:@/canary@",
+            "redis+unix://:\n@/canary@h",
             "redis://u:canary@h/x#y",
         ] {
             assert!(!error(text).contains("canary"), "{text}");

@@ -42,9 +42,7 @@ async fn publishers_wait_for_a_connection_that_writes_nothing() {
     let broker = RabbitMq::shared().await;
     let proxy = FaultProxy::start(broker.port()).await;
     let world = World::new(broker.url());
-    let url = broker
-        .url()
-        .replace(&format!(":{}", broker.port()), &format!(":{}", proxy.port()));
+    let url = broker.url_at(proxy.port());
     let mut bulk = BulkSubscriber::new(&world.node().await).text().await.unwrap();
     let node = world
         .builder()

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use commlib::prelude::*;
@@ -305,6 +306,37 @@ pub async fn what_a_member_leaves_unhandled_goes_to_another(world: World) {
         seen.iter().all(|(seq, attempt)| (*attempt > 1) == (*seq < 4)),
         "{seen:?}"
     );
+}
+
+pub async fn members_that_come_and_go_lose_nothing(world: World) {
+    let (node, desk) = (world.node().await, Desk::default());
+    let mut member = serve(&node, &desk).await.unwrap();
+    let publisher = OrdersPublisher::new(&world.node().await);
+    let enough = Arc::new(AtomicBool::new(false));
+    let (stop, seen) = (Arc::clone(&enough), Arc::clone(&desk.seen));
+    let publishing = tokio::spawn(async move {
+        let mut published = 0;
+        while !stop.load(Ordering::Relaxed) {
+            place(&publisher, [published]).await;
+            published += 1;
+            // The queue has a limit.
+            eventually(SOON, || async { published < seen.lock().len() as u64 + 100 }).await;
+        }
+        published
+    });
+    for _ in 0..10 {
+        let handled = desk.seen.lock().len();
+        desk.saw(handled + 1).await;
+        member.shutdown().await.unwrap();
+        member = serve(&node, &desk).await.unwrap();
+    }
+    enough.store(true, Ordering::Relaxed);
+    let published: u64 = publishing.await.unwrap();
+    eventually(SOON, || async {
+        desk.seqs().into_iter().collect::<HashSet<_>>().len() as u64 == published
+    })
+    .await;
+    assert_eq!(letters(&node, 0).await, []);
 }
 
 pub async fn captures_of_durable_topics_select(world: World) {

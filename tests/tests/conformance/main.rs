@@ -91,6 +91,7 @@ on_every_transport! {
             a_message_that_cannot_be_read_is_given_up_at_once
             a_dead_letter_is_sent_again_or_discarded
             members_share_and_groups_do_not
+            members_that_come_and_go_lose_nothing
             what_a_member_leaves_unhandled_goes_to_another
             captures_of_durable_topics_select
             listeners_without_a_group_hear_durable_topics

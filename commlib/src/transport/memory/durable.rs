@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::bus::Bus;
 use super::queue::Requester;
-use super::topics::Subscriber;
+use super::topics::{Subscriber, place};
 use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;
 use crate::error::StatusCode;
@@ -279,17 +280,20 @@ impl Letter {
     }
 }
 
-/// Takes messages for one member. It ends between messages only: nothing taken is lost.
+/// Takes messages for one member until it is stopped. It ends between messages only: nothing taken is lost.
 pub(super) async fn take_part(
     bus: Arc<Bus>,
     member: Arc<Subscriber>,
     permits: Arc<Semaphore>,
     joined: Joined,
     dead_letters: Arc<str>,
+    stop: CancellationToken,
 ) {
     let queue = &joined.0;
-    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-        let mut item = queue.next().await;
+    while let Some(permit) = place(&permits, &stop).await {
+        let Some(mut item) = stop.run_until_cancelled(queue.next()).await else {
+            return;
+        };
         item.deliveries = item.deliveries.saturating_add(1);
         let (address, attempt) = (item.address.clone(), item.deliveries);
         let message = item.message.clone();
@@ -375,6 +379,62 @@ impl Drop for Unsettled {
     fn drop(&mut self) {
         if let Some(item) = self.item.take() {
             self.queue.put_first(item);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::transport::TopicSink;
+
+    /// Is stopped while it is handed a message, which it gives back.
+    #[derive(Default)]
+    struct Leaving {
+        stop: CancellationToken,
+        attempts: AtomicU32,
+    }
+
+    impl TopicSink for Leaving {
+        fn message(&self, message: TopicMessage) {
+            let attempt = message.tracked.as_ref().map_or(0, |tracked| tracked.attempt);
+            self.attempts.fetch_add(attempt, Ordering::Relaxed);
+            self.stop.cancel();
+        }
+
+        fn gap(&self) {}
+
+        fn dropped(&self, _: &str) {}
+    }
+
+    #[tokio::test]
+    async fn a_member_that_leaves_is_not_handed_again_what_it_gave_back() {
+        let (bus, pattern) = (Arc::new(Bus::default()), Pattern::new("a.b").unwrap());
+        drop(bus.join_group("group", &pattern));
+        bus.publish_durable("a.b", Envelope::default()).unwrap();
+        for attempt in 1..=2 {
+            let sink = Arc::new(Leaving::default());
+            let member = Subscriber {
+                id: 1,
+                pattern: pattern.clone(),
+                max_body: 1,
+                sink: Arc::clone(&sink) as Arc<dyn TopicSink>,
+            };
+            let joined = bus.join_group("group", &pattern);
+            let permits = Arc::new(Semaphore::new(1));
+            let stop = sink.stop.clone();
+            take_part(
+                Arc::clone(&bus),
+                Arc::new(member),
+                permits,
+                joined,
+                "".into(),
+                stop,
+            )
+            .await;
+            assert_eq!(sink.attempts.load(Ordering::Relaxed), attempt);
         }
     }
 }

@@ -19,6 +19,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use self::bus::Inbox;
 use self::durable::Queue;
@@ -180,7 +182,8 @@ impl Transport for Memory {
             Ok(Box::new(Registration {
                 bus: Arc::clone(&self.bus),
                 id,
-                member: None,
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
             }) as Box<dyn Consumer>)
         }
         .boxed()
@@ -197,34 +200,35 @@ impl Transport for Memory {
                 sink: spec.sink,
             });
             let (topics, bus) = (&self.bus.topics, Arc::clone(&self.bus));
-            let member = match (spec.group, spec.durable) {
+            let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+            match (spec.group, spec.durable) {
                 (Some(group), Some(kept)) => {
                     let joined = if kept.requests {
                         Queue::join(&bus.request_queue(&kept.topic))
                     } else {
                         bus.join_group(&group.name, &subscriber.pattern)
                     };
-                    Some(tokio::spawn(durable::take_part(
+                    tasks.spawn(durable::take_part(
                         bus,
                         subscriber,
                         group.permits,
                         joined,
                         kept.dead_letters.into(),
-                    )))
+                        stop.clone(),
+                    ));
                 }
                 (Some(group), None) => {
                     let items = topics.join(group.name, Arc::clone(&subscriber));
-                    Some(tokio::spawn(take_part(subscriber, group.permits, items)))
+                    tasks.spawn(take_part(subscriber, group.permits, items, stop.clone()));
                 }
-                (None, _) => {
-                    topics.subscribe(subscriber);
-                    None
-                }
-            };
+                (None, _) => topics.subscribe(subscriber),
+            }
+            tasks.close();
             Ok(Box::new(Registration {
                 bus: Arc::clone(&self.bus),
                 id,
-                member,
+                stop,
+                tasks,
             }) as Box<dyn Subscription>)
         }
         .boxed()
@@ -284,14 +288,14 @@ impl Transport for Memory {
 struct Registration {
     bus: Arc<Bus>,
     id: u64,
-    member: Option<tokio::task::JoinHandle<()>>,
+    /// For a member of a group.
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Registration {
     fn end(&self) {
-        if let Some(member) = &self.member {
-            member.abort();
-        }
+        self.stop.cancel();
         self.bus.topics.remove(self.id);
         self.bus.queues.remove_consumer(self.id);
     }
@@ -305,7 +309,12 @@ impl Consumer for Registration {
 
 impl Subscription for Registration {
     fn stop(&self) -> BoxFuture<'_, ()> {
-        async { self.end() }.boxed()
+        async {
+            self.end();
+            // What a member has taken by now is delivered.
+            self.tasks.wait().await;
+        }
+        .boxed()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::address::Pattern;
 use crate::envelope::{Envelope, Malformed};
@@ -93,6 +94,8 @@ impl GroupItems {
     async fn next(&self) -> (String, Decoded) {
         loop {
             if let Some(item) = self.queue.lock().pop_front() {
+                // Notifications don't add up, so whoever takes one of several wakes the next taker.
+                self.arrived.notify_one();
                 return item;
             }
             // A notification without a waiter is kept, so none is missed between the look and the wait.
@@ -218,10 +221,26 @@ impl Subscriber {
     }
 }
 
-/// Takes messages of a group for one member. It ends between messages only: nothing taken is lost.
-pub(super) async fn take_part(member: Arc<Subscriber>, permits: Arc<Semaphore>, items: Arc<GroupItems>) {
-    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
-        let (address, message) = items.next().await;
+/// Takes messages of a group for one member until it is stopped. It ends between messages only: nothing taken is lost.
+pub(super) async fn take_part(
+    member: Arc<Subscriber>,
+    permits: Arc<Semaphore>,
+    items: Arc<GroupItems>,
+    stop: CancellationToken,
+) {
+    while let Some(permit) = place(&permits, &stop).await {
+        let Some((address, message)) = stop.run_until_cancelled(items.next()).await else {
+            return;
+        };
         member.deliver(&address, message, Some(permit));
     }
+}
+
+/// A place for the next message, unless the member is stopped or its handler is going away.
+pub(super) async fn place(
+    permits: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<OwnedSemaphorePermit> {
+    let permit = Arc::clone(permits).acquire_owned();
+    stop.run_until_cancelled(permit).await?.ok()
 }

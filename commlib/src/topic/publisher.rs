@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::task::coop;
+use tokio::task::{coop, unconstrained};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -170,6 +170,8 @@ enum State {
     Prepared(Publish),
     /// With middleware, or with something to wait for.
     Running(Waiting),
+    /// It is done, and the task yields before it goes on.
+    Done(Result<Accepted, NodeError>),
     Over,
 }
 
@@ -186,26 +188,40 @@ impl Future for PublishFuture {
         if let State::Running(running) = &mut self.0 {
             let outcome = ready!(running.poll_unpin(cx));
             self.0 = State::Over;
-            return Poll::Ready(
-                outcome
-                    .map(|reply| reply.accepted.unwrap_or_default())
-                    .map_err(crate::rpc::without_app),
-            );
+            return Poll::Ready(accepted(outcome));
         }
-        // What is done at once, as on the in-process bus, must not keep a loop of publishes from yielding.
-        let budget = ready!(coop::poll_proceed(cx));
-        match std::mem::replace(&mut self.0, State::Over) {
+        let result = match std::mem::replace(&mut self.0, State::Over) {
+            // It sets out whatever the task has used up by now: those who await several at once poll the ones that had to
+            // yield after the others, and the messages would change places.
             State::Prepared(publish) => match publish.begin()? {
-                Ok(accepted) => {
-                    budget.made_progress();
-                    Poll::Ready(Ok(accepted))
-                }
-                Err(waiting) => {
-                    self.0 = State::Running(waiting);
-                    self.poll(cx)
-                }
+                Ok(accepted) => Ok(accepted),
+                Err(mut waiting) => match unconstrained(&mut waiting).poll_unpin(cx) {
+                    Poll::Ready(outcome) => accepted(outcome),
+                    Poll::Pending => {
+                        self.0 = State::Running(waiting);
+                        return Poll::Pending;
+                    }
+                },
             },
-            State::Running(_) | State::Over => Poll::Pending,
+            State::Done(result) => result,
+            State::Running(_) | State::Over => return Poll::Pending,
+        };
+        // What is done at once, as on the in-process bus, must not keep a loop of publishes from yielding.
+        match coop::poll_proceed(cx) {
+            Poll::Ready(budget) => {
+                budget.made_progress();
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                self.0 = State::Done(result);
+                Poll::Pending
+            }
         }
     }
+}
+
+fn accepted(outcome: Outcome) -> Result<Accepted, NodeError> {
+    outcome
+        .map(|reply| reply.accepted.unwrap_or_default())
+        .map_err(crate::rpc::without_app)
 }

@@ -76,6 +76,7 @@ on_every_transport! {
             a_slow_reader_is_told_how_many_it_missed
             a_group_shares_the_messages
             a_handler_gets_messages_in_order
+            messages_that_are_awaited_together_keep_their_order
             handlers_of_a_group_share_the_messages
             a_dropped_subscription_ends
             a_stopped_subscription_gives_what_it_has_and_ends

@@ -8,6 +8,7 @@ use commlib::prelude::*;
 use commlib::topic::TopicSubscriber;
 use commlib::{Pattern, topic};
 use commlib_tests::eventually;
+use futures_util::{StreamExt, stream};
 use tokio::time::timeout;
 
 use crate::contract::{Collector, Reading, SensorsHandler, SensorsPublisher, SensorsSubscriber, Side};
@@ -188,6 +189,24 @@ pub async fn a_handler_gets_messages_in_order(world: World) {
     publisher.bumper(Reading { seq: 1 }).await.unwrap();
     node.shutdown(SOON).await.unwrap();
     assert_eq!(collector.readings.lock().len(), 50);
+}
+
+pub async fn messages_that_are_awaited_together_keep_their_order(world: World) {
+    const MANY: u64 = 2_000;
+    let subscriber = SensorsSubscriber::new(&world.node().await);
+    let mut subscription = subscriber.bumper().await.unwrap();
+    let publisher = SensorsPublisher::new(&world.node().await);
+    // Those who wait for a connection go on in any order when it is there.
+    publisher.bumper(Reading { seq: 0 }).await.unwrap();
+    let publishes = stream::iter(1..MANY).map(|seq| publisher.bumper(Reading { seq }).into_future());
+    // More at once than a task does before it yields.
+    let mut publishes = publishes.buffered(300);
+    while let Some(published) = publishes.next().await {
+        published.unwrap();
+    }
+    for seq in 0..MANY {
+        assert_eq!(next(&mut subscription).await.unwrap().message.seq, seq);
+    }
 }
 
 pub async fn handlers_of_a_group_share_the_messages(world: World) {

@@ -9,6 +9,7 @@
 //! - [`FaultProxy`]: a relay in front of a broker that delays, loses and cuts on demand.
 //! - [`Program`], [`Child`]: the examples and Python nodes as child processes, with their output.
 //! - [`ledger`]: every call and what became of it, held against the promises; [`soak`]: runs under faults that keep one.
+//! - [`seed`]: what tests that draw begin with.
 //! - [`eventually`]: waits for a condition instead of sleeping for luck.
 
 mod accounts;
@@ -24,6 +25,7 @@ mod rabbitmq;
 mod reaper;
 mod redis;
 mod resp;
+mod seed;
 mod shared;
 mod slot;
 pub mod soak;
@@ -37,6 +39,7 @@ pub use proxy::{Direction, FaultProxy, Flow};
 pub use rabbitmq::{RabbitMq, RabbitNode, SharedRabbitMq};
 pub use redis::{RedisNode, RedisServer, SharedRedis};
 pub use resp::{Reply, RespClient};
+pub use seed::seed;
 pub use temp::TempDir;
 pub use unique::unique;
 pub use wait::{Condition, eventually};

@@ -1,16 +1,19 @@
 //! The ledger: made-up histories, and short runs with real faults. `scripts/soak ledger` runs the long ones.
+//!
+//! `COMMLIB_SEED` is the seed of the runs, a new one each time unless it is set, as `scripts/test` does.
 
 mod histories;
 
 use std::time::Duration;
 
+use commlib_tests::seed;
 use commlib_tests::soak::{BrokerKind, DeadlineRun, LedgerRun, Pace, RecoveryRun};
 use tokio::sync::Semaphore;
 
 /// Two at a time: more would measure the machine.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
-/// A run as short as it can be with every fault in it. The seed is a new one each time, and is in the report.
+/// A run as short as it can be with every fault in it. The seed is in the report.
 async fn short_run(broker: BrokerKind) {
     let mut run = LedgerRun::full(broker, seed());
     run.pace = Pace {
@@ -39,14 +42,6 @@ async fn promises_are_kept_on_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn promises_are_kept_on_rabbitmq() {
     short_run(BrokerKind::Amqp).await;
-}
-
-/// A new one each time; `COMMLIB_SEED` sets it.
-fn seed() -> u64 {
-    let set = std::env::var("COMMLIB_SEED").ok();
-    set.map_or_else(rand::random, |seed| {
-        seed.parse().expect("COMMLIB_SEED is a number")
-    })
 }
 
 async fn edges(broker: BrokerKind) {

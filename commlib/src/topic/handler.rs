@@ -196,7 +196,7 @@ impl ServeTopics {
             .await?;
             serving.add(Source::Subscription(Box::new(Closing {
                 handle,
-                buffer: Arc::clone(&buffer),
+                buffer: ClosedAtEnd(Arc::clone(&buffer)),
             })));
             let worker = Worker {
                 node: self.node.clone(),
@@ -223,25 +223,28 @@ impl IntoFuture for ServeTopics {
     }
 }
 
-/// A subscription whose stop also ends the buffer, so that the worker drains it and ends.
+/// A subscription whose end also ends the buffer, so that the worker drains it and ends.
 struct Closing {
+    /// Dropped before the buffer is closed: what is refused by one that is closed counts as an attempt.
     handle: Box<dyn crate::transport::Subscription>,
-    buffer: Arc<Buffer>,
+    buffer: ClosedAtEnd,
 }
+
+struct ClosedAtEnd(Arc<Buffer>);
 
 impl crate::transport::Subscription for Closing {
     fn stop(&self) -> BoxFuture<'_, ()> {
         async {
             self.handle.stop().await;
-            self.buffer.close();
+            self.buffer.0.close();
         }
         .boxed()
     }
 }
 
-impl Drop for Closing {
+impl Drop for ClosedAtEnd {
     fn drop(&mut self) {
-        self.buffer.close();
+        self.0.close();
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// For programs that have nothing to finish.
-const PROMPT: Duration = Duration::from_secs(10);
+const PROMPT: Duration = Duration::from_secs(30);
 
 const ALL: [(&str, &[&str]); 5] = [
     ("quickstart", &[]),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use commlib_tests::{Program, Signal, TempDir, eventually};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 fn sh(script: &str) -> Program {
     Program::new("sh").args(["-c", script]).name("script")

@@ -259,6 +259,7 @@ async fn play(url: &str, steps: &[Step]) {
     let namespace = unique("play");
     let connect = async |codec| {
         let builder = Node::builder().namespace(&namespace).codec(codec);
+        let builder = builder.connect_timeout(SOON).operation_timeout(SOON);
         builder.connect(url).await.expect("the broker is there")
     };
     let (node, packing) = (connect(Codec::Json).await, connect(Codec::MessagePack).await);

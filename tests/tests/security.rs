@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tracing_subscriber::fmt::MakeWriter;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "canary-password";
 const TOKEN: &str = "canary-token";
 const BODY: &str = "canary-body";

@@ -398,7 +398,7 @@ pub async fn a_group_without_members_can_be_removed(world: World) {
     assert_eq!(error.execution(), Execution::DidNotRun);
     handle.shutdown().await.unwrap();
     place(&publisher, 2..10).await;
-    assert!(eventually(3 * SOON, remove).await);
+    assert!(eventually(SOON, remove).await);
     assert!(!remove().await.unwrap(), "it is gone");
     // A new one begins with what comes then.
     place(&publisher, 10..20).await;

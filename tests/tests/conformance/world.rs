@@ -12,7 +12,7 @@ use crate::contract::{ProbeServer, Prober, Seen};
 use crate::raw::Raw;
 
 /// How long a test waits for what must happen.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// The broker of a world, kept until its end.
 enum Broker {

@@ -361,7 +361,7 @@ async fn writing_on_does_not_hide_a_dead_connection() {
     // Long enough for tries to reconnect to be lost in it as well.
     const HOLE: Duration = Duration::from_secs(6);
     // A try that was lost in the hole takes up to five seconds, and the next one up to two more.
-    const BACK: Duration = Duration::from_secs(10);
+    const BACK: Duration = Duration::from_secs(20);
     let (world, _broker) = start(&[]).await;
     let (proxy, url) = world.proxy().await;
     let serving = world.builder().connect(&url).await.expect("the broker is there");

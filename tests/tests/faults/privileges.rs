@@ -127,10 +127,7 @@ pub async fn each_role_has_what_it_needs_and_no_more(world: World) {
         .expect("not the end");
     assert_eq!(item.expect("a message").message, 10);
     // The handler whose caller is gone was told so.
-    serving
-        .shutdown_within(Duration::from_secs(5))
-        .await
-        .expect("nothing is left");
+    serving.shutdown_within(SOON / 3).await.expect("nothing is left");
     for node in [caller, server, publisher, subscriber] {
         node.shutdown(SOON).await.expect("closing");
     }

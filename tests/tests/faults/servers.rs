@@ -60,7 +60,7 @@ pub async fn a_killed_server_takes_only_what_it_had(world: World) {
     child.wait_line("ready", SOON).await;
     let node = world.node().await;
     let job = JobClient::new(&node);
-    let limit = Duration::from_secs(6);
+    let limit = Duration::from_secs(12);
     let held: Vec<_> = (1..=2)
         .map(|number| tokio::spawn(job.hold(number).timeout(limit).into_future()))
         .collect();
@@ -225,10 +225,7 @@ pub async fn a_caller_who_is_gone_leaves_nothing(world: World) {
     .await;
     assert_eq!(record.runs(u64::MAX - 1), 0);
     // Each handler whose caller is gone has heard of it, or the server would not end in time.
-    server
-        .shutdown_within(Duration::from_secs(5))
-        .await
-        .expect("nothing is left");
+    server.shutdown_within(SOON / 3).await.expect("nothing is left");
 }
 
 pub async fn three_servers_share_fairly_and_each_call_runs_once(world: World) {

@@ -47,6 +47,11 @@ async fn gather(pair: &mut Pair, count: usize) -> Vec<String> {
     all
 }
 
+/// How many messages have come.
+fn drained(heard: &mut UnboundedReceiver<Heard>) -> usize {
+    std::iter::from_fn(|| heard.try_recv().ok()).count()
+}
+
 #[tokio::test]
 async fn one_member_of_each_group_gets_a_message() {
     let server = RedisServer::shared().await;
@@ -72,35 +77,46 @@ async fn one_member_of_each_group_gets_a_message() {
 async fn bare_messages_that_look_the_same_are_each_handled_once() {
     let server = RedisServer::shared().await;
     let topic = unique();
-    let mut pair = members(&server, 3, topic.as_str(), "workers").await;
-    for _ in 0..100 {
-        server
-            .command(&["PUBLISH", topic.as_str(), "{\"same\":true}"])
-            .await;
-    }
+    let group = topic.as_str().replace('.', "-");
+    let mut pair = members(&server, 3, topic.as_str(), &group).await;
+    let publish = async |many: usize| {
+        for _ in 0..many {
+            server
+                .command(&["PUBLISH", topic.as_str(), "{\"same\":true}"])
+                .await;
+        }
+    };
+    publish(100).await;
     assert_eq!(gather(&mut pair, 100).await.len(), 100);
-    // Who comes later is in step with the others.
-    let late = members(&server, 1, topic.as_str(), "workers").await;
+    // Who comes later is in step with the others, once it has seen a message while no other was on its way.
+    let late = members(&server, 1, topic.as_str(), &group).await;
     pair.heard.extend(late.heard);
     let _late = late._subscriptions;
-    for _ in 0..100 {
-        server
-            .command(&["PUBLISH", topic.as_str(), "{\"same\":true}"])
-            .await;
-    }
+    publish(1).await;
+    let claims = format!("commlib:claim:{group}:*");
+    until("the broker counts for all four", async || {
+        let key = server.keys(&claims).await.remove(0);
+        // Two more are common to all.
+        server.command(&["HLEN", &key]).await.int() == 4 + 2
+    })
+    .await;
+    publish(99).await;
     assert_eq!(gather(&mut pair, 100).await.len(), 100);
     // It takes over when the others leave. What was claimed while it came may leave it one behind.
     let _left = std::mem::take(&mut pair._subscriptions);
     drop(_left);
-    for _ in 0..20 {
-        server
-            .command(&["PUBLISH", topic.as_str(), "{\"same\":true}"])
-            .await;
-    }
-    let taken = gather(&mut pair, 19).await.len();
+    publish(20).await;
+    let mut taken = 0;
+    until("it has taken over", async || {
+        taken += pair.heard.iter_mut().map(drained).sum::<usize>();
+        taken >= 19
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    taken += pair.heard.iter_mut().map(drained).sum::<usize>();
     assert!(taken <= 20, "{taken}");
     // Claims run out by themselves.
-    for key in server.keys("commlib:claim:workers:*").await {
+    for key in server.keys(&claims).await {
         let left = server.command(&["PTTL", &key]).await.int();
         assert!((-2..=10_000).contains(&left) && left != -1, "{key} {left}");
     }

@@ -382,6 +382,10 @@ impl Hub {
 
 impl Interest {
     fn message(&self, channel: &str, payload: &Value, behind: &mut Vec<Arc<dyn TopicSink>>) {
+        // What comes before the confirmation is for a subscription that was left, not for those that wait for theirs.
+        if self.state != State::Confirmed {
+            return;
+        }
         for entry in &self.entries {
             entry.message(channel, payload);
             behind.extend(entry.behind());
@@ -419,12 +423,18 @@ impl Interest {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
-    struct Nobody;
+    /// Counts what it hears.
+    #[derive(Default)]
+    struct Listener(AtomicUsize);
 
-    impl TopicSink for Nobody {
-        fn message(&self, _: crate::transport::TopicMessage) {}
+    impl TopicSink for Listener {
+        fn message(&self, _: crate::transport::TopicMessage) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
         fn gap(&self) {}
         fn dropped(&self, _: &str) {}
     }
@@ -439,15 +449,21 @@ mod tests {
             mpsc::unbounded_channel().1,
             CancellationToken::new(),
         );
+        let listener = Arc::new(Listener::default());
+        let hear = |hub: &mut Hub| {
+            let parts = ["a.b", r#"{"data":1,"meta":{}}"#].map(|text| Value::Bulk(text.into()));
+            hub.value(Value::Push(PushKind::Message, parts.into())).unwrap();
+            listener.0.load(Ordering::Relaxed)
+        };
         let add = |hub: &mut Hub, id| {
             let (done, confirmed) = oneshot::channel();
             let entry = Arc::new(Entry::new(
                 id,
                 Pattern::new("a.b").unwrap(),
-                0,
+                100,
                 super::super::handle::Handle::new().0,
                 super::super::subscription::Outlet::Plain,
-                Arc::new(Nobody),
+                Arc::clone(&listener) as Arc<dyn TopicSink>,
             ));
             hub.command(Command::Add {
                 entry,
@@ -463,9 +479,11 @@ mod tests {
         hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
         assert!(first.try_recv().is_err());
         assert!(second.try_recv().is_err(), "that was the answer to the first");
+        assert_eq!(hear(&mut hub), 0, "published before the second one");
         hub.value(Value::Push(PushKind::Unsubscribe, Vec::new())).unwrap();
         hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
         second.try_recv().unwrap().unwrap();
+        assert_eq!(hear(&mut hub), 1);
         assert!(hub.value(Value::Push(PushKind::Subscribe, Vec::new())).is_err());
     }
 

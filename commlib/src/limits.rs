@@ -22,6 +22,13 @@ pub(crate) const ID: usize = 255;
 #[cfg(any(feature = "memory", feature = "redis", feature = "amqp"))]
 pub(crate) const QUEUE_LENGTH: u16 = 10_000;
 
+/// No setting lets a durable group have more messages, or more dead letters.
+pub(crate) const HARD_BACKLOG: u32 = 1_000_000;
+/// A member of a group is never missed sooner: it may be a second until it can give its next sign of life.
+const LEAST_CLAIM: Duration = Duration::from_secs(2);
+/// Nor later.
+const LATEST_CLAIM: Duration = Duration::from_secs(3600);
+
 /// No time is longer: ten years. Points in time that are much further away can't be told.
 pub(crate) const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -50,9 +57,13 @@ pub(crate) fn after(now: Instant, time: Duration) -> Instant {
 /// | [`calls_in_flight`](Self::calls_in_flight): calls of the node's clients that wait for their reply | 10,000 | 1,000,000 |
 /// | [`concurrency`](Self::concurrency): requests that a server runs at once, unless [it says otherwise](crate::rpc::ServeRpc::concurrency) | 64 | 65,535 |
 /// | [`topic_buffer`](Self::topic_buffer): messages that wait for a slow reader, unless [it says otherwise](crate::topic::Subscribe::buffer) | 4,096 | 1,000,000 |
+/// | [`backlog`](Self::backlog): messages of a durable topic for a group that is behind or away | 100,000, in process 10,000 | 1,000,000, in process 10,000 |
+/// | [`dead_letters`](Self::dead_letters): dead letters of a group or of a durable service | 10,000 | 1,000,000, in process 10,000 |
+/// | [`claim_after`](Self::claim_after): until a member of a group that gives no sign of life is missed, on Redis | 10 s | 1 h |
 ///
-/// Fixed: addresses have at most [200 bytes](crate::address::MAX_LEN), names of headers 128 and values 8 KiB where they are
-/// sent, and 10,000 requests wait in a work queue.
+/// Fixed, since all who use a queue have to agree on it: 10,000 requests wait in a work queue, and 100,000 (in process 10,000)
+/// for a durable method. Addresses have at most [200 bytes](crate::address::MAX_LEN), names of headers 128 and values 8 KiB
+/// where they are sent.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -86,6 +97,33 @@ pub struct Limits {
     /// How many messages of a subscription wait for a slow reader before the oldest are dropped. Default 4,096: what a
     /// fast publisher sends in some 20 ms.
     pub topic_buffer: usize,
+    /// How many messages of a durable topic are kept for a group that is behind or away. Default 100,000; in process never
+    /// more than 10,000.
+    ///
+    /// On RabbitMQ and in process a group that has as many gets no more: publishing to it is refused with
+    /// `resource_exhausted`. The first member of a group settles it; on RabbitMQ all members have to agree on it with those
+    /// who made the group, or else joining fails: [remove the group](crate::topic::Subscribe::remove_group) to change it.
+    /// RabbitMQ does not count those that members have in hand.
+    ///
+    /// On Redis the groups of a topic share its stream, and the publishers of the topic should agree on the number: whoever
+    /// publishes removes the oldest entries, read or not, and a group that had not got them is
+    /// [told](crate::topic::RecvError::Gap). The broker removes only whole blocks, so it keeps this many for certain, and at
+    /// most 100 more with its default settings.
+    pub backlog: u32,
+    /// How many dead letters of a group, or of a durable service, are kept; then the oldest go. Default 10,000; in process
+    /// never more than that.
+    ///
+    /// Redis removes only whole blocks, so it keeps this many for certain, and at most 100 more with its default settings.
+    /// RabbitMQ does not count those that are being listed; there the first dead letter of a group settles the number, and a
+    /// node with another setting logs a warning with each.
+    pub dead_letters: u32,
+    /// Redis: how long a member of a durable group, or a server of a durable method, may give no sign of life until another
+    /// one takes over what it had in hand. Default 10 s, at least 2 s, at most an hour.
+    ///
+    /// Members give a sign of life three times as often. All members of a group should agree on it. What a member has that is
+    /// frozen for longer, or cut off from the broker, is handled twice. The other brokers learn of the end of a member
+    /// themselves.
+    pub claim_after: Duration,
 }
 
 impl Limits {
@@ -103,6 +141,9 @@ impl Limits {
             calls_in_flight: 10_000,
             concurrency: 64,
             topic_buffer: 4096,
+            backlog: 100_000,
+            dead_letters: 10_000,
+            claim_after: Duration::from_secs(10),
         }
     }
 
@@ -184,6 +225,27 @@ impl Limits {
         self
     }
 
+    /// Sets [`backlog`](Self#structfield.backlog).
+    #[must_use]
+    pub const fn backlog(mut self, messages: u32) -> Self {
+        self.backlog = messages;
+        self
+    }
+
+    /// Sets [`dead_letters`](Self#structfield.dead_letters).
+    #[must_use]
+    pub const fn dead_letters(mut self, messages: u32) -> Self {
+        self.dead_letters = messages;
+        self
+    }
+
+    /// Sets [`claim_after`](Self#structfield.claim_after).
+    #[must_use]
+    pub const fn claim_after(mut self, time: Duration) -> Self {
+        self.claim_after = time;
+        self
+    }
+
     /// Whether every limit is one that can be kept.
     ///
     /// # Errors
@@ -200,6 +262,8 @@ impl Limits {
             ("calls_in_flight", self.calls_in_flight, 1_000_000),
             ("concurrency", self.concurrency as usize, usize::from(u16::MAX)),
             ("topic_buffer", self.topic_buffer, 1_000_000),
+            ("backlog", self.backlog as usize, HARD_BACKLOG as usize),
+            ("dead_letters", self.dead_letters as usize, HARD_BACKLOG as usize),
         ] {
             let least = usize::from(!name.starts_with("header"));
             if !(least..=most).contains(&value) {
@@ -207,6 +271,12 @@ impl Limits {
                     "the limit `{name}` is {value}; it is from {least} to {most}"
                 ));
             }
+        }
+        if !(LEAST_CLAIM..=LATEST_CLAIM).contains(&self.claim_after) {
+            return Err(format!(
+                "the limit `claim_after` is {:?}; it is from {LEAST_CLAIM:?} to {LATEST_CLAIM:?}",
+                self.claim_after
+            ));
         }
         Ok(())
     }
@@ -240,6 +310,11 @@ mod tests {
             Limits::new().headers(HARD_HEADERS),
             Limits::new().header_bytes(HARD_HEADER_BYTES),
             Limits::new().concurrency(u32::from(u16::MAX)),
+            Limits::new().backlog(1).dead_letters(1).claim_after(LEAST_CLAIM),
+            Limits::new()
+                .backlog(HARD_BACKLOG)
+                .dead_letters(HARD_BACKLOG)
+                .claim_after(LATEST_CLAIM),
         ];
         for limits in fine {
             assert_eq!(limits.check(), Ok(()), "{limits:?}");
@@ -256,6 +331,18 @@ mod tests {
             (Limits::new().concurrency(0), "concurrency"),
             (Limits::new().concurrency(65_536), "concurrency"),
             (Limits::new().topic_buffer(0), "topic_buffer"),
+            (Limits::new().backlog(0), "backlog"),
+            (Limits::new().backlog(HARD_BACKLOG + 1), "backlog"),
+            (Limits::new().dead_letters(0), "dead_letters"),
+            (Limits::new().dead_letters(HARD_BACKLOG + 1), "dead_letters"),
+            (
+                Limits::new().claim_after(LEAST_CLAIM - Duration::from_nanos(1)),
+                "claim_after",
+            ),
+            (
+                Limits::new().claim_after(LATEST_CLAIM + Duration::from_nanos(1)),
+                "claim_after",
+            ),
         ] {
             let error = limits.check().unwrap_err();
             assert!(error.contains(&format!("`{name}`")), "{error}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use commlib::prelude::*;
 use commlib::topic::{RecvError, Subscription};
-use commlib::{Dialect, Durability};
+use commlib::{Dialect, Durability, Limits};
 use commlib_tests::{Child, Program, RabbitMq, RedisServer, Reply, eventually, unique};
 use parking_lot::Mutex;
 use tokio::time::timeout;
@@ -285,6 +285,60 @@ async fn a_group_is_told_of_removed_messages_that_a_dead_member_had() {
         .unwrap();
     let told: Vec<_> = [None].into_iter().chain(all(2..10)).collect();
     assert_eq!(hear(&mut orders, 9).await, told);
+}
+
+/// Makes an entry that somebody who is gone took, and gave the last sign of life for so long ago.
+async fn left_behind(broker: &RedisServer, node: &Node, order: u64, idle: Duration) {
+    place(node, order..order + 1).await;
+    let group = "clerks:orders.placed";
+    let answer = broker
+        .command(&["XREADGROUP", "GROUP", group, "gone", "STREAMS", STREAM, ">"])
+        .await;
+    assert!(matches!(answer, Reply::Array(_)), "{answer:?}");
+    let last = broker.command(&["XPENDING", STREAM, group]).await;
+    let Reply::Array(parts) = last else {
+        panic!("{last:?}")
+    };
+    let id = String::from_utf8_lossy(parts[2].bytes().expect("an id")).into_owned();
+    let idle = idle.as_millis().to_string();
+    let words = ["XCLAIM", STREAM, group, "gone", "0", &id, "IDLE", &idle, "JUSTID"];
+    let answer = broker.command(&words).await;
+    assert!(matches!(answer, Reply::Array(_)), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_are_missed_after_the_time_that_the_limits_say() {
+    let broker = RedisServer::start().await;
+    let join = async |after: Duration| {
+        let limits = Limits::new().claim_after(after);
+        let node = Node::builder()
+            .limits(limits)
+            .connect(&broker.url())
+            .await
+            .unwrap();
+        let clerk = Clerk::default();
+        let handler = OrdersHandler::new(clerk.clone());
+        let handle = node.serve(handler).group("clerks").await.unwrap();
+        (node, clerk, handle)
+    };
+    let minute = Duration::from_secs(60);
+    let (node, _, handle) = join(minute).await;
+    handle.shutdown().await.unwrap();
+    for (order, idle) in [
+        (0, minute / 2),
+        (1, 30 * minute),
+        (2, minute / 2),
+        (3, 30 * minute),
+    ] {
+        left_behind(&broker, &node, order, idle).await;
+    }
+    // Whoever looks goes through them in their order.
+    let (_patient, clerk, _serving) = join(10 * minute).await;
+    eventually(SOON, || async { clerk.0.lock().contains_key(&3) }).await;
+    assert_eq!(clerk.0.lock().keys().copied().collect::<Vec<_>>(), [1, 3]);
+    let (_hasty, clerk, _serving) = join(minute / 3).await;
+    eventually(SOON, || async { clerk.0.lock().len() == 2 }).await;
+    assert_eq!(clerk.0.lock().keys().copied().collect::<Vec<_>>(), [0, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

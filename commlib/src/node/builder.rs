@@ -237,7 +237,7 @@ impl NodeBuilder {
             lazy: self.lazy,
             connect_timeout: self.connect_timeout,
             operation_timeout: self.operation_timeout,
-            max_body: self.limits.body_in,
+            limits: self.limits.clone(),
             dialect,
             reply_route,
             tls: self.tls.unwrap_or_else(|| Tls::of(&url)),

@@ -61,6 +61,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Envelope, Malformed};
 use crate::error::{ConnectError, Execution, Status, StatusCode};
+use crate::limits::Limits;
 
 pub use durable::{
     Claim, Claimed, DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Removal, Settle, Tracked,
@@ -532,8 +533,8 @@ pub(crate) struct TransportOptions {
     pub(crate) connect_timeout: Duration,
     /// Limit for each operation at the broker that has no deadline of its own.
     pub(crate) operation_timeout: Duration,
-    /// Bodies in either direction, in bytes.
-    pub(crate) max_body: usize,
+    /// Those of the node.
+    pub(crate) limits: Limits,
     /// The form that clients and publishers write.
     pub(crate) dialect: Dialect,
     /// Only AMQP has a choice.

@@ -25,8 +25,8 @@ struct Counts {
     failed: u64,
 }
 
-/// Makes calls with numbers from `first` on. Prints `warm` after a tenth of them, `half`, and `done` with the counts; then
-/// waits for SIGTERM.
+/// Makes calls with numbers from `first` on. Prints `half` after so many of them, and `done` at their end, each with the
+/// counts; then waits for SIGTERM.
 ///
 /// # Errors
 /// In words.
@@ -35,7 +35,7 @@ pub async fn call(url: &str, first: u64, calls: u64) -> Result<(), String> {
     let node = Node::connect(url).await.map_err(|error| error.to_string())?;
     let mut counts = Counts::default();
     let mut made = 0;
-    for (word, until) in [("warm", calls / 10), ("half", calls / 2), ("done", calls)] {
+    for (word, until) in [("half", calls / 2), ("done", calls)] {
         let mut lanes = JoinSet::new();
         for lane in 0..LANES {
             let client = WorkClient::new(&node);

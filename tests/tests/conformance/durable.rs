@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use commlib::prelude::*;
 use commlib::topic::ServeTopics;
-use commlib::{DeadLetter, Durability, Execution, NodeError};
+use commlib::{DeadLetter, Durability, Execution, Limits, NodeError, StatusCode};
 use commlib_tests::eventually;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -411,6 +411,115 @@ pub async fn a_group_without_members_can_be_removed(world: World) {
         .await
         .unwrap_err();
     assert!(matches!(error, NodeError::Address { .. }), "{error}");
+}
+
+/// A node of which a group may have so many messages, and so many dead letters.
+async fn keeping(world: &World, messages: u32) -> Node {
+    let limits = Limits::new().backlog(messages).dead_letters(messages);
+    world.connect(world.builder().limits(limits)).await
+}
+
+/// How many more Redis keeps of what it removes in blocks.
+const BLOCK: u64 = 100;
+
+pub async fn a_group_has_no_more_messages_than_its_node_says(world: World) {
+    let node = keeping(&world, 20).await;
+    let desk = Desk::default();
+    serve(&node, &desk).await.unwrap().shutdown().await.unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    place(&publisher, 0..20).await;
+    // The others take no more; Redis lets go of the oldest.
+    let mut last = 19;
+    match publisher.placed(Reading { seq: 20 }).await {
+        Ok(_) => {
+            assert!(world.is_redis());
+            last = 20 + 5 * BLOCK;
+            place(&publisher, 21..=last).await;
+        }
+        Err(error) => {
+            assert!(!world.is_redis(), "{error}");
+            assert_eq!(error.code(), Some(StatusCode::ResourceExhausted), "{error}");
+            assert_eq!(error.execution(), Execution::DidNotRun, "{error}");
+        }
+    }
+    serve(&node, &desk).await.unwrap();
+    eventually(SOON, || async { desk.seqs().contains(&last) }).await;
+    let seqs = desk.seqs();
+    let first = seqs[0];
+    assert_eq!(seqs, (first..=last).collect::<Vec<_>>());
+    if world.is_redis() {
+        assert!((20..=20 + BLOCK).contains(&(seqs.len() as u64)), "{}", seqs.len());
+    } else {
+        assert_eq!(first, 0);
+        // There is room again.
+        place(&publisher, 21..22).await;
+        eventually(SOON, || async { desk.seqs().contains(&21) }).await;
+    }
+}
+
+/// Fails even numbers, and tells of odd ones.
+#[derive(Clone, Default)]
+struct Odd(Arc<Mutex<Vec<u64>>>);
+
+impl Orders for Odd {
+    async fn placed(&self, _ctx: &MessageContext, order: Reading) -> Result<(), Refused> {
+        if order.seq % 2 == 0 {
+            return Err(Refused("even".to_owned()));
+        }
+        self.0.lock().push(order.seq);
+        Ok(())
+    }
+
+    async fn moved(&self, _shelf: String, _row: u8, _order: Reading) {}
+}
+
+pub async fn a_group_has_no_more_dead_letters_than_its_node_says(world: World) {
+    let node = keeping(&world, 3).await;
+    let odd = Odd::default();
+    let handler = node.serve(OrdersHandler::new(odd.clone())).group("clerks");
+    handler.attempts(1).await.unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    // The first so many even numbers become dead letters; then nothing is on its way to them any more, for RabbitMQ does
+    // not count those that are being listed.
+    let die = async |from: u64, to: u64| {
+        for number in from..to {
+            place(&publisher, [2 * number, 2 * number + 1]).await;
+        }
+        eventually(SOON, || async { odd.0.lock().last() == Some(&(2 * to - 1)) }).await;
+        eventually(SOON, || async {
+            let letters = node.dead_letters("clerks").list(1000).await.expect("listing");
+            let number = |letter: &DeadLetter| {
+                let order: Reading = serde_json::from_slice(&letter.body).unwrap();
+                order.seq / 2
+            };
+            let letters: Vec<_> = letters.iter().map(number).collect();
+            letters.contains(&(to - 1)).then_some(letters)
+        })
+        .await
+    };
+    for (count, first) in [(1, 0), (2, 0), (3, 0), (4, 1), (5, 2)] {
+        // Redis removes blocks of them.
+        let first = if world.is_redis() { 0 } else { first };
+        assert_eq!(die(count - 1, count).await, (first..count).collect::<Vec<_>>());
+    }
+    if world.is_redis() {
+        let last = 5 + 2 * BLOCK;
+        let letters = die(5, last).await;
+        assert!((3..=3 + BLOCK).contains(&(letters.len() as u64)), "{letters:?}");
+        assert_eq!(letters, (letters[0]..last).collect::<Vec<_>>());
+    }
+}
+
+pub async fn the_members_of_a_group_agree_on_its_messages(world: World) {
+    let node = keeping(&world, 20).await;
+    serve(&node, &Desk::default()).await.unwrap();
+    match serve(&keeping(&world, 21).await, &Desk::default()).await {
+        Ok(_) => assert!(!world.is_rabbitmq()),
+        Err(error) => {
+            assert!(world.is_rabbitmq(), "{error}");
+            assert!(error.to_string().contains("other properties"), "{error}");
+        }
+    }
 }
 
 pub async fn a_durable_topic_needs_a_group(world: World) {

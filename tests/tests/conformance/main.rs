@@ -97,6 +97,9 @@ on_every_transport! {
             captures_of_durable_topics_select
             listeners_without_a_group_hear_durable_topics
             a_group_without_members_can_be_removed
+            a_group_has_no_more_messages_than_its_node_says
+            a_group_has_no_more_dead_letters_than_its_node_says
+            the_members_of_a_group_agree_on_its_messages
             a_durable_topic_needs_a_group
         }
         durable_calls {

@@ -124,6 +124,14 @@ impl World {
         format!("{}.{address}", self.namespace)
     }
 
+    pub fn is_redis(&self) -> bool {
+        matches!(self.broker, Broker::Redis(_))
+    }
+
+    pub fn is_rabbitmq(&self) -> bool {
+        matches!(self.broker, Broker::RabbitMq(_))
+    }
+
     pub async fn raw(&self) -> Raw {
         match &self.broker {
             Broker::Memory => Raw::memory(self.url.trim_start_matches("memory://")),

@@ -46,8 +46,8 @@ use crate::transport::{
 
 /// The queues of groups begin so.
 pub(super) const GROUP_QUEUE: &str = "commlib.durable.";
-/// Messages that a group has not settled; more are refused.
-pub(super) const QUEUE_LENGTH: i32 = 100_000;
+/// Requests that wait for the servers of a durable method; more are refused.
+pub(super) const REQUESTS_LENGTH: i32 = 100_000;
 /// Messages that rest for the same time.
 const RESTING_LENGTH: i32 = 10_000;
 /// A queue for resting messages goes when nothing was put to rest for this long after the last has left, in ms.
@@ -287,7 +287,12 @@ impl Task {
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         bounded("limiting what is taken", limit, qos).await?;
         let arguments = FieldTable::default();
-        declare(&channel, limit, queue, "classic", QUEUE_LENGTH, arguments).await?;
+        let length = if self.place.requests {
+            REQUESTS_LENGTH
+        } else {
+            i32::try_from(self.core.options.limits.backlog).unwrap_or(i32::MAX)
+        };
+        declare(&channel, limit, queue, "classic", length, arguments).await?;
         if !self.place.requests {
             let what = format!("binding the queue `{queue}` to `{pattern}`");
             let bind = channel.queue_bind(

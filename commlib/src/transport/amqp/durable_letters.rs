@@ -18,11 +18,10 @@ use super::properties::{self, name, read_topic, short};
 use super::supervisor::Link;
 use super::{Core, random_name};
 use crate::envelope::Envelope;
+use crate::limits::HARD_BACKLOG;
 use crate::transport::durable::now_micros;
-use crate::transport::{DeadLetter, Disposal, TransportError};
+use crate::transport::{DeadLetter, Disposal, TransportError, TransportErrorKind};
 
-/// Dead letters of a group; the oldest go.
-const LENGTH: usize = 10_000;
 /// Reasons are cut here: headers have to fit one frame.
 const MAX_REASON: usize = 8 * 1024;
 
@@ -66,7 +65,7 @@ pub(super) async fn bury(
     let link = core.link().await?;
     let channel = link.channel().await?;
     let mut arguments = FieldTable::default();
-    let length = i32::try_from(LENGTH).unwrap_or(i32::MAX);
+    let length = i32::try_from(core.options.limits.dead_letters).unwrap_or(i32::MAX);
     arguments.insert(name("x-max-length"), AMQPValue::LongInt(length));
     let options = QueueDeclareOptions {
         durable: true,
@@ -74,12 +73,21 @@ pub(super) async fn bury(
     };
     let what = format!("declaring the queue `{letters}`");
     let declare = channel.queue_declare(letters.clone(), options, arguments);
-    bounded(&what, core.options.operation_timeout, declare).await?;
+    let there = match bounded(&what, core.options.operation_timeout, declare).await {
+        // A node that keeps another number of them made it. That closed the channel.
+        Err(error) if error.kind == TransportErrorKind::Conflict => {
+            tracing::warn!(queue = %letters, %error, "dead letters of this group are kept as the one says who made their queue");
+            true
+        }
+        declared => declared.map(|_| false)?,
+    };
     let id = message.0.message_id().as_ref().map(ToString::to_string);
     core.durable
         .publish(name(""), letters.clone(), message, id)
         .await?;
-    close(core, &channel).await;
+    if !there {
+        close(core, &channel).await;
+    }
     Ok(())
 }
 
@@ -87,7 +95,7 @@ pub(super) async fn bury(
 pub(super) async fn list(core: &Core, group: &str, limit: usize) -> Result<Vec<DeadLetter>, TransportError> {
     let mut scan = Scan::begin(core, group).await?;
     let mut letters = Vec::new();
-    while letters.len() < limit.min(LENGTH) {
+    while letters.len() < limit.min(HARD_BACKLOG as usize) {
         let Some(message) = scan.next().await? else { break };
         letters.push(describe(message));
     }
@@ -133,7 +141,7 @@ async fn resend(core: &Core, message: Message) -> Result<(), TransportError> {
         short("name of the group's queue", &queue)?
     } else {
         return Err(TransportError::did_not_run(
-            crate::transport::TransportErrorKind::Protocol,
+            TransportErrorKind::Protocol,
             "the dead letter does not say which group it is of; discard it",
         ));
     };

@@ -9,7 +9,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::Core;
-use super::durable::{self, QUEUE_LENGTH};
+use super::durable::{self, REQUESTS_LENGTH};
 use super::errors::bounded;
 use super::properties::{self, name, short};
 use super::publisher::Lane;
@@ -103,7 +103,7 @@ async fn make(core: &Core, queue: &ShortString) -> Result<(), TransportError> {
     let channel = link.channel().await?;
     let limit = core.options.operation_timeout;
     let arguments = FieldTable::default();
-    durable::declare(&channel, limit, queue, "classic", QUEUE_LENGTH, arguments).await?;
+    durable::declare(&channel, limit, queue, "classic", REQUESTS_LENGTH, arguments).await?;
     let closing = channel.close(200, name("done"));
     if let Err(error) = bounded("closing a channel", limit, closing).await {
         tracing::debug!(%error, "a channel was not closed");

@@ -345,7 +345,7 @@ impl Transport for Amqp {
             let inbox = Inbox {
                 sink,
                 route: options.reply_route,
-                max_body: options.max_body,
+                max_body: options.limits.body_in,
                 routes: Arc::clone(&routes),
             };
             let lane = |inbox, confirmed| {

@@ -23,9 +23,9 @@ use crate::transport::{
     TransportErrorKind,
 };
 
-/// Messages that a group has not settled; more are refused.
+/// Messages that a group, or a method, has not settled; more are refused. Limits may be lower for groups.
 const QUEUE_LIMIT: usize = 10_000;
-/// Dead letters of a group; the oldest go.
+/// Dead letters of a group; the oldest go. Limits may be lower.
 const LETTER_LIMIT: usize = 10_000;
 
 /// What a bus keeps for durable topics.
@@ -42,6 +42,8 @@ pub(super) struct Kept {
 /// The queue of a group.
 pub(super) struct Queue {
     pattern: Pattern,
+    /// The most that are not settled.
+    limit: usize,
     items: Mutex<VecDeque<Item>>,
     arrived: Notify,
     /// Messages that are not settled: in the queue, with a member, or resting.
@@ -66,6 +68,14 @@ struct Item {
     deliveries: u32,
 }
 
+/// Where the dead letters of a group go.
+pub(super) struct Dead {
+    /// Names them.
+    pub(super) group: String,
+    /// The oldest go when there are more.
+    pub(super) most: u32,
+}
+
 struct Letter {
     id: u64,
     queue: Arc<Queue>,
@@ -75,9 +85,10 @@ struct Letter {
 }
 
 impl Queue {
-    fn new(pattern: &Pattern) -> Arc<Self> {
+    fn new(pattern: &Pattern, limit: usize) -> Arc<Self> {
         Arc::new(Self {
             pattern: pattern.clone(),
+            limit,
             items: Mutex::default(),
             arrived: Notify::new(),
             unsettled: AtomicUsize::new(0),
@@ -126,13 +137,14 @@ impl Bus {
             .values()
             .filter(|queue| queue.pattern.matches(address))
             .collect();
-        if groups
+        if let Some(full) = groups
             .iter()
-            .any(|queue| queue.unsettled.load(Ordering::Relaxed) >= QUEUE_LIMIT)
+            .find(|queue| queue.unsettled.load(Ordering::Relaxed) >= queue.limit)
         {
+            let limit = full.limit;
             return Err(TransportError::did_not_run(
                 TransportErrorKind::QueueFull,
-                format!("{QUEUE_LIMIT} messages wait for a group that listens to `{address}` already"),
+                format!("{limit} messages wait for a group that listens to `{address}` already"),
             ));
         }
         for queue in &groups {
@@ -158,11 +170,15 @@ impl Bus {
         })
     }
 
-    /// Joins a group, whose queue is made when its first member does.
-    pub(super) fn join_group(&self, group: &str, pattern: &Pattern) -> Joined {
+    /// Joins a group, whose queue is made when its first member does, for so many messages at most.
+    pub(super) fn join_group(&self, group: &str, pattern: &Pattern, backlog: u32) -> Joined {
+        let limit = QUEUE_LIMIT.min(backlog as usize);
         let key = (group.to_owned(), pattern.as_str().to_owned());
         let mut kept = self.kept.lock();
-        let queue = kept.groups.entry(key).or_insert_with(|| Queue::new(pattern));
+        let queue = kept
+            .groups
+            .entry(key)
+            .or_insert_with(|| Queue::new(pattern, limit));
         Queue::join(queue)
     }
 
@@ -186,7 +202,7 @@ impl Bus {
         let queue = kept
             .requests
             .entry(method.as_str().to_owned())
-            .or_insert_with(|| Queue::new(method));
+            .or_insert_with(|| Queue::new(method, QUEUE_LIMIT));
         Arc::clone(queue)
     }
 
@@ -217,13 +233,13 @@ impl Bus {
         })
     }
 
-    fn bury(&self, queue: Arc<Queue>, item: Item, dead_letters: &str, reason: String) {
+    fn bury(&self, queue: Arc<Queue>, item: Item, dead: &Dead, reason: String) {
         queue.unsettled.fetch_sub(1, Ordering::Relaxed);
         let mut kept = self.kept.lock();
         kept.next_letter += 1;
         let id = kept.next_letter;
-        let letters = kept.letters.entry(dead_letters.to_owned()).or_default();
-        if letters.len() >= LETTER_LIMIT {
+        let letters = kept.letters.entry(dead.group.clone()).or_default();
+        while letters.len() >= LETTER_LIMIT.min(dead.most as usize) {
             letters.pop_front();
         }
         letters.push_back(Letter {
@@ -286,7 +302,7 @@ pub(super) async fn take_part(
     member: Arc<Subscriber>,
     permits: Arc<Semaphore>,
     joined: Joined,
-    dead_letters: Arc<str>,
+    dead: Arc<Dead>,
     stop: CancellationToken,
 ) {
     let queue = &joined.0;
@@ -301,7 +317,7 @@ pub(super) async fn take_part(
         let mut settle = Box::new(Unsettled {
             bus: Arc::clone(&bus),
             queue: Arc::clone(queue),
-            dead_letters: Arc::clone(&dead_letters),
+            dead: Arc::clone(&dead),
             item: Some(item),
             answer: None,
         });
@@ -329,7 +345,7 @@ pub(super) async fn take_part(
 struct Unsettled {
     bus: Arc<Bus>,
     queue: Arc<Queue>,
-    dead_letters: Arc<str>,
+    dead: Arc<Dead>,
     item: Option<Item>,
     answer: Option<Envelope>,
 }
@@ -370,7 +386,7 @@ impl Settle for Unsettled {
     fn dead(mut self: Box<Self>, reason: String) {
         if let Some(item) = self.answered() {
             let queue = Arc::clone(&self.queue);
-            self.bus.bury(queue, item, &self.dead_letters, reason);
+            self.bus.bury(queue, item, &self.dead, reason);
         }
     }
 }
@@ -412,7 +428,7 @@ mod tests {
     #[tokio::test]
     async fn a_member_that_leaves_is_not_handed_again_what_it_gave_back() {
         let (bus, pattern) = (Arc::new(Bus::default()), Pattern::new("a.b").unwrap());
-        drop(bus.join_group("group", &pattern));
+        drop(bus.join_group("group", &pattern, 1));
         bus.publish_durable("a.b", Envelope::default()).unwrap();
         for attempt in 1..=2 {
             let sink = Arc::new(Leaving::default());
@@ -422,7 +438,7 @@ mod tests {
                 max_body: 1,
                 sink: Arc::clone(&sink) as Arc<dyn TopicSink>,
             };
-            let joined = bus.join_group("group", &pattern);
+            let joined = bus.join_group("group", &pattern, 1);
             let permits = Arc::new(Semaphore::new(1));
             let stop = sink.stop.clone();
             take_part(
@@ -430,7 +446,10 @@ mod tests {
                 Arc::new(member),
                 permits,
                 joined,
-                "".into(),
+                Arc::new(Dead {
+                    group: String::new(),
+                    most: 1,
+                }),
                 stop,
             )
             .await;

@@ -34,6 +34,7 @@ use super::{
 };
 use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;
+use crate::limits::Limits;
 
 pub use self::bus::Bus;
 pub use self::faults::MemoryFaults;
@@ -45,7 +46,7 @@ pub(super) fn connect(url: &BrokerUrl, options: &TransportOptions) -> Arc<dyn Tr
     let memory = Arc::new(Memory {
         bus,
         reply_to: format!("commlib:reply:{}", options.node_id),
-        max_body: options.max_body,
+        limits: options.limits.clone(),
         requester: OnceLock::new(),
         closed: AtomicBool::new(false),
         state: watch::Sender::new(ConnectionState::Connected { generation: 1 }),
@@ -59,7 +60,7 @@ pub(super) fn connect(url: &BrokerUrl, options: &TransportOptions) -> Arc<dyn Tr
 struct Memory {
     bus: Arc<Bus>,
     reply_to: String,
-    max_body: usize,
+    limits: Limits,
     /// Who takes the replies, once there is somebody.
     requester: OnceLock<Requester>,
     closed: AtomicBool,
@@ -129,7 +130,7 @@ impl Transport for Memory {
     }
 
     fn open_inbox(&self, sink: Arc<dyn ReplySink>) -> BoxFuture<'_, Result<(), TransportError>> {
-        let max_body = self.max_body;
+        let max_body = self.limits.body_in;
         let requester = self.requester.get_or_init(|| Requester { sink, max_body });
         let inbox = Inbox::Node(requester.clone());
         self.bus.inboxes.lock().insert(self.reply_to.clone(), inbox);
@@ -206,14 +207,18 @@ impl Transport for Memory {
                     let joined = if kept.requests {
                         Queue::join(&bus.request_queue(&kept.topic))
                     } else {
-                        bus.join_group(&group.name, &subscriber.pattern)
+                        bus.join_group(&group.name, &subscriber.pattern, self.limits.backlog)
+                    };
+                    let dead = durable::Dead {
+                        group: kept.dead_letters,
+                        most: self.limits.dead_letters,
                     };
                     tasks.spawn(durable::take_part(
                         bus,
                         subscriber,
                         group.permits,
                         joined,
-                        kept.dead_letters.into(),
+                        Arc::new(dead),
                         stop.clone(),
                     ));
                 }

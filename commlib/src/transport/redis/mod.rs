@@ -94,7 +94,7 @@ async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTr
         &options.tls,
         options.connect_timeout,
         options.node_id.clone(),
-        options.max_body.saturating_add(ENVELOPE),
+        options.limits.body_in.saturating_add(ENVELOPE),
     )?;
     let endpoint = Arc::new(endpoint);
     let (handle, jobs) = Handle::new();
@@ -375,6 +375,7 @@ impl RedisTransport {
                 stream: stream::key(topic),
                 address,
                 item: item.into(),
+                backlog: self.options.limits.backlog,
                 durability,
                 done,
             })
@@ -469,7 +470,7 @@ impl Transport for RedisTransport {
                 handle: Arc::clone(&self.handle),
                 sink,
                 node_id: self.options.node_id.clone(),
-                max_body: self.options.max_body,
+                max_body: self.options.limits.body_in,
                 waiting: self.waiting.clone(),
                 stop: self.receiving.clone(),
             };

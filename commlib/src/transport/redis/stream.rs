@@ -21,8 +21,6 @@ use crate::address::{Address, Pattern};
 use crate::error::Execution;
 use crate::transport::{Accepted, Durability, TransportError, TransportErrorKind};
 
-/// Entries of a stream, about: the oldest go, whether or not all groups have read them.
-pub(super) const STREAM_LIMIT: &str = "100000";
 /// How long what is known about the broker's persistence is believed.
 const BELIEVED: Duration = Duration::from_secs(30);
 
@@ -75,6 +73,8 @@ pub(super) struct Append {
     pub(super) stream: String,
     pub(super) address: Address,
     pub(super) item: Bytes,
+    /// Entries of the stream, about: the oldest go, whether or not all groups have read them.
+    pub(super) backlog: u32,
     /// How well the broker keeps what it accepts.
     pub(super) durability: Durability,
     pub(super) done: oneshot::Sender<Result<Accepted, TransportError>>,
@@ -85,12 +85,13 @@ impl Append {
     /// wire twice, which costs less than taking it through a script.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let address = self.address.as_str().as_bytes();
+        let mut backlog = itoa::Buffer::new();
         let words: [&[u8]; 10] = [
             b"XADD",
             self.stream.as_bytes(),
             b"MAXLEN",
             b"~",
-            STREAM_LIMIT.as_bytes(),
+            backlog.format(self.backlog).as_bytes(),
             b"*",
             b"a",
             address,

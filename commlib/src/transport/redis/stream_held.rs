@@ -15,7 +15,6 @@ use super::resp;
 use super::responder::Route;
 use super::scripts::Script;
 use super::stream::{Ack, Place};
-use super::stream_letters::LETTER_LIMIT;
 use crate::envelope::Envelope;
 use crate::transport::Settle;
 
@@ -34,6 +33,8 @@ pub(super) struct Shared {
     pub(super) consumer: String,
     /// The stream of dead letters.
     pub(super) letters: String,
+    /// Dead letters of the group, about: the oldest go.
+    pub(super) most_letters: u32,
     /// What is taken and not settled; with a time if it rests until then.
     pub(super) held: Mutex<HashMap<Bytes, Option<Instant>>>,
 }
@@ -200,7 +201,7 @@ impl Settle for Unsettled {
         let arguments = [
             place.group.as_bytes(),
             &self.id,
-            LETTER_LIMIT.as_bytes(),
+            self.shared.most_letters.to_string().as_bytes(),
             reason.as_bytes(),
             self.attempt.to_string().as_bytes(),
             if place.requests { b"1" } else { b"0" },

@@ -8,12 +8,9 @@ use super::RedisTransport;
 use super::jobs::{Call, Job, Tell};
 use super::resp::Value;
 use super::scripts::Script;
-use super::stream::{REQUESTS, STREAM_LIMIT};
+use super::stream::REQUESTS;
 use crate::envelope::{Envelope, native};
 use crate::transport::{DeadLetter, Disposal, TransportError, TransportErrorKind};
-
-/// Dead letters of a group, about: the oldest go.
-pub(super) const LETTER_LIMIT: &str = "10000";
 
 /// The stream of dead letters of a group below its namespace.
 pub(super) fn letters_key(group: &str) -> String {
@@ -120,7 +117,7 @@ pub(super) async fn dispose(
                         keys: vec![key],
                         arguments: vec![
                             Bytes::copy_from_slice(id.as_bytes()),
-                            STREAM_LIMIT.into(),
+                            transport.options.limits.backlog.to_string().into(),
                             REQUESTS.into(),
                         ],
                         what,

@@ -44,10 +44,6 @@ const BLOCK: Duration = Duration::from_millis(500);
 const BLOCK_MS: &[u8] = b"500";
 /// How often it is looked for what others left behind.
 const SEARCH: Duration = Duration::from_secs(1);
-/// How often a member speaks for what it has.
-const BEAT: Duration = Duration::from_secs(3);
-/// What nobody spoke for so long, in ms, was left behind.
-const LEFT_BEHIND_MS: &[u8] = b"10000";
 /// Where a new group begins: with what comes from now on, or with all that is there.
 const NEW: &str = "$";
 const ALL: &str = "0";
@@ -78,11 +74,13 @@ pub(super) async fn join(
             },
             consumer: format!("{}.{}", transport.options.node_id, transport.number()),
             letters: letters_key(&durable.dead_letters),
+            most_letters: transport.options.limits.dead_letters,
             held: Mutex::default(),
         }),
         pattern: spec.pattern,
         group,
         max_body: spec.max_body,
+        claim_after: transport.options.limits.claim_after,
         sink: spec.sink,
         stop: stop.clone(),
         cursor: "0-0".to_owned(),
@@ -119,7 +117,13 @@ pub(super) async fn remove(transport: &RedisTransport, place: &Place) -> Result<
             keys: vec![place.stream.clone()],
             arguments: vec![
                 Bytes::copy_from_slice(place.group.as_bytes()),
-                Bytes::from_static(LEFT_BEHIND_MS),
+                transport
+                    .options
+                    .limits
+                    .claim_after
+                    .as_millis()
+                    .to_string()
+                    .into(),
             ],
             what,
             done: Some(Tell::Future(done)),
@@ -188,6 +192,8 @@ struct Member {
     pattern: Pattern,
     group: Group,
     max_body: usize,
+    /// What nobody spoke for so long was left behind.
+    claim_after: Duration,
     sink: Arc<dyn TopicSink>,
     stop: CancellationToken,
     /// How far the search for what others left behind has come.
@@ -236,7 +242,7 @@ impl Member {
     /// settled, or `closed`.
     async fn run(mut self, mut next: Option<Ready>, ended: watch::Sender<bool>, closed: CancellationToken) {
         let stop = self.stop.clone();
-        let mut beat = interval(BEAT);
+        let mut beat = interval(beat(self.claim_after));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A group that is gone went with the broker's data: all that is there now is new to it.
         let mut start = if next.is_some() {
@@ -436,7 +442,7 @@ impl Member {
         scripts.begin(out, Script::TakeOver, &[&place.stream], 3 + more);
         resp::word(out, place.group.as_bytes());
         resp::word(out, self.shared.consumer.as_bytes());
-        resp::word(out, LEFT_BEHIND_MS);
+        resp::word(out, self.claim_after.as_millis().to_string().as_bytes());
     }
 
     /// Delivers what was claimed: where to go on, how many are gone, then the number of deliveries and the entry of each.
@@ -618,6 +624,11 @@ impl Member {
     fn too_large(&self, size: usize) -> String {
         too_large("it", size, self.max_body)
     }
+}
+
+/// How often a member speaks for what it has: every 3 s where it is missed after 10 s.
+fn beat(claim_after: Duration) -> Duration {
+    claim_after * 3 / 10
 }
 
 /// As many permits as there are, one at least.

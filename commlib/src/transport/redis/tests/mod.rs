@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::*;
 use crate::address::Pattern;
 use crate::envelope::{Malformed, Meta};
+use crate::limits::Limits;
 use crate::transport::{Delivery, Group, ReplyRoute, RequestSink, Taken, Tls, TopicMessage, TopicSink};
 
 /// How long a test waits for what is to happen.
@@ -29,7 +30,7 @@ fn options() -> TransportOptions {
         lazy: false,
         connect_timeout: Duration::from_secs(5),
         operation_timeout: Duration::from_secs(5),
-        max_body: 1024 * 1024,
+        limits: Limits::new(),
         dialect: Dialect::Native,
         reply_route: ReplyRoute::Direct,
         tls: Tls::default(),

@@ -288,7 +288,7 @@ async fn a_reply_over_the_limit_ends_its_call() {
     let (_consumer, mut deliveries) = consume(&service, std::slice::from_ref(&add), 10).await;
     let limit = 10_000;
     let mut small = options();
-    small.max_body = limit;
+    small.limits.body_in = limit;
     let client = connect(&url(&server.url()), small).await.unwrap();
     let mut told = open_inbox(&client).await;
     // Over the limit of bodies, and over that of what is read at all.

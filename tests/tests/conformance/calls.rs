@@ -218,10 +218,14 @@ pub async fn too_many_calls_in_flight_are_refused(world: World) {
     let served = world.serve().await;
     let node = world.connect(world.builder().max_in_flight(2)).await;
     let probe = ProbeClient::new(&node);
-    let calls: Vec<_> = (0..2)
-        .map(|_| tokio::spawn(probe.wait(true).into_future()))
-        .collect();
-    eventually(SOON, || async { served.seen.waiting() == 2 }).await;
+    let mut calls = Vec::new();
+    for in_flight in [1, 2] {
+        calls.push(tokio::spawn(probe.wait(true).into_future()));
+        eventually(SOON, || async { served.seen.waiting() == in_flight }).await;
+        if in_flight == 1 {
+            probe.add(1, 1).await.unwrap();
+        }
+    }
     let error = probe.add(1, 1).await.unwrap_err();
     assert_eq!(error.code(), Some(StatusCode::ResourceExhausted));
     assert_eq!(error.execution(), Execution::DidNotRun);

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::contract::Reading;
+use crate::limits::Gauge;
 use crate::world::{SOON, World};
 
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +93,15 @@ impl Orders for Refusing {
     async fn placed(&self, _ctx: &MessageContext, order: Reading) -> Result<(), Refused> {
         self.handled.lock().push(order.seq);
         Err(Refused("never".to_owned()))
+    }
+
+    async fn moved(&self, _shelf: String, _row: u8, _order: Reading) {}
+}
+
+impl Orders for Gauge {
+    async fn placed(&self, _ctx: &MessageContext, _order: Reading) -> Result<(), Refused> {
+        self.run().await;
+        Ok(())
     }
 
     async fn moved(&self, _shelf: String, _row: u8, _order: Reading) {}
@@ -463,7 +473,7 @@ struct Odd(Arc<Mutex<Vec<u64>>>);
 
 impl Orders for Odd {
     async fn placed(&self, _ctx: &MessageContext, order: Reading) -> Result<(), Refused> {
-        if order.seq % 2 == 0 {
+        if order.seq.is_multiple_of(2) {
             return Err(Refused("even".to_owned()));
         }
         self.0.lock().push(order.seq);
@@ -520,6 +530,16 @@ pub async fn the_members_of_a_group_agree_on_its_messages(world: World) {
             assert!(error.to_string().contains("other properties"), "{error}");
         }
     }
+}
+
+pub async fn a_member_handles_no_more_at_once_than_it_says(world: World) {
+    let (node, gauge) = (world.node().await, Gauge::default());
+    let handler = node.serve(OrdersHandler::new(gauge.clone())).group("clerks");
+    handler.concurrency(3).await.unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    gauge
+        .reads_at_most_three(async |seq| place(&publisher, [seq]).await)
+        .await;
 }
 
 pub async fn a_durable_topic_needs_a_group(world: World) {

@@ -1,6 +1,8 @@
 //! The limits of a node: just below, at and just above each of them.
 
 use std::future::IntoFuture;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use commlib::prelude::*;
@@ -10,9 +12,12 @@ use commlib::{
 };
 use commlib_tests::eventually;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::contract::{ProbeClient, Reading, SensorsPublisher, SensorsSubscriber, Sum, nested};
+use crate::contract::{
+    ProbeClient, Reading, Sensors, SensorsHandler, SensorsPublisher, SensorsSubscriber, Side, Sum, nested,
+};
 use crate::world::{SOON, World, serve_on};
 
 /// The status of a call that a peer refused because of the limit of this name.
@@ -254,21 +259,107 @@ pub async fn a_server_runs_no_more_at_once_than_its_node_says(world: World) {
         .await
         .unwrap();
     let probe = ProbeClient::new(&world.node().await);
-    let calls: Vec<_> = (0..2)
-        .map(|_| tokio::spawn(probe.wait(true).into_future()))
-        .collect();
-    eventually(SOON, || async { seen.waiting() == 2 }).await;
+    let mut calls = Vec::new();
+    for running in [1, 2] {
+        calls.push(tokio::spawn(probe.wait(true).into_future()));
+        eventually(SOON, || async { seen.waiting() == running }).await;
+        if running == 1 {
+            probe.add(1, 1).await.unwrap();
+        }
+    }
     let error = probe
         .add(1, 1)
         .timeout(Duration::from_millis(200))
         .await
         .unwrap_err();
-    assert!(error.is_timeout() && seen.runs() == 0, "{error}");
+    assert!(error.is_timeout() && seen.runs() == 1, "{error}");
     seen.open();
     for call in calls {
         assert!(call.await.unwrap().unwrap());
     }
     probe.add(1, 1).await.unwrap();
+}
+
+/// How many handlers of messages run at once.
+#[derive(Clone)]
+pub struct Gauge {
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    done: Arc<AtomicUsize>,
+    /// One permit per handler that may end.
+    gate: Arc<Semaphore>,
+}
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Self {
+            running: Arc::default(),
+            most: Arc::default(),
+            done: Arc::default(),
+            gate: Arc::new(Semaphore::new(0)),
+        }
+    }
+}
+
+impl Gauge {
+    /// What a handler does.
+    pub async fn run(&self) {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(running, Ordering::SeqCst);
+        if let Ok(permit) = self.gate.acquire().await {
+            permit.forget();
+        }
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        self.done.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Holds it against handlers of which three may run at once.
+    pub async fn reads_at_most_three(&self, publish: impl AsyncFn(u64)) {
+        let mut sent = 0;
+        for count in [2, 3, 4, 40] {
+            for _ in 0..count {
+                publish(sent).await;
+                sent += 1;
+            }
+            let running = count.min(3);
+            eventually(SOON, || async {
+                let now = self.running.load(Ordering::SeqCst);
+                if now == running { Ok(()) } else { Err(now) }
+            })
+            .await;
+            if count > 3 {
+                // Time for one too many.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            self.gate.add_permits(count);
+            eventually(SOON, || async { self.done.load(Ordering::SeqCst) as u64 == sent }).await;
+            assert_eq!(self.most.load(Ordering::SeqCst), running);
+        }
+    }
+}
+
+impl Sensors for Gauge {
+    async fn sonar(&self, _ctx: &MessageContext, _side: Side, _reading: Reading) {}
+    async fn level(&self, _side: Side, _room: u16, _reading: Reading) {}
+    async fn bumper(&self, _hit: Reading) {
+        self.run().await;
+    }
+}
+
+pub async fn handlers_of_topics_run_no_more_at_once_than_they_say(world: World) {
+    let publisher = SensorsPublisher::new(&world.node().await);
+    for group in [None, Some("loggers")] {
+        let (gauge, node) = (Gauge::default(), world.node().await);
+        let mut handler = node.serve(SensorsHandler::new(gauge.clone())).concurrency(3);
+        if let Some(group) = group {
+            handler = handler.group(group);
+        }
+        let handle = handler.await.unwrap();
+        gauge
+            .reads_at_most_three(async |seq| publisher.bumper(Reading { seq }).await.map(drop).unwrap())
+            .await;
+        handle.shutdown().await.unwrap();
+    }
 }
 
 pub async fn a_reader_keeps_no_more_than_its_node_says(world: World) {

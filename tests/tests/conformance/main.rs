@@ -100,6 +100,7 @@ on_every_transport! {
             a_group_has_no_more_messages_than_its_node_says
             a_group_has_no_more_dead_letters_than_its_node_says
             the_members_of_a_group_agree_on_its_messages
+            a_member_handles_no_more_at_once_than_it_says
             a_durable_topic_needs_a_group
         }
         durable_calls {
@@ -136,6 +137,7 @@ on_every_transport! {
             nesting_over_the_limit_is_refused
             topic_messages_over_a_limit_are_notices
             a_server_runs_no_more_at_once_than_its_node_says
+            handlers_of_topics_run_no_more_at_once_than_they_say
             a_reader_keeps_no_more_than_its_node_says
             addresses_have_a_longest_length
         }

@@ -224,6 +224,10 @@ pub(crate) fn check_headers(headers: &Headers, limits: &Limits) -> Result<(), Fa
         if name.starts_with(RESERVED) {
             return refuse(name, "names that start with `commlib-` are reserved");
         }
+        // RabbitMQ takes their values for further addresses, and closes the channel on those that are no list.
+        if ["CC", "BCC"].contains(&name) {
+            return refuse(name, "`CC` and `BCC` mean something to brokers");
+        }
         if value.len() > HEADER_VALUE {
             return refuse(name, "a value is at most 8 KiB");
         }

@@ -13,6 +13,7 @@ mod compressed;
 mod contract;
 mod durable;
 mod durable_calls;
+mod headers;
 mod limits;
 mod namespaces;
 mod outages;
@@ -181,6 +182,9 @@ on_every_transport! {
     everywhere {
         namespaces {
             namespaces_keep_apart
+        }
+        headers {
+            any_headers_arrive_unchanged_or_are_refused
         }
     }
 }

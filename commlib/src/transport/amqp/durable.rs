@@ -557,8 +557,10 @@ impl Delivered {
     ) -> (BasicProperties, Bytes) {
         let mut properties = std::mem::take(&mut self.properties);
         let mut headers = properties.headers().clone().unwrap_or_default();
-        // The record of earlier rests would only grow.
+        // The record of earlier rests would only grow, and copies would go wherever a peer said, with our rights.
         let old = [
+            "CC",
+            "BCC",
             "x-death",
             "x-first-death-exchange",
             "x-first-death-queue",

@@ -8,7 +8,7 @@ use super::push::Row;
 use super::resp;
 use super::scripts::{Script, Scripts};
 use super::standing::{Look, Standings};
-use super::stream::{self, Ack};
+use super::stream::{self, Ack, Trimming};
 use super::words;
 use crate::transport::TransportError;
 
@@ -57,6 +57,7 @@ impl Encoder<'_> {
         let count = count.count();
         let mut replies = Groups::new(|replies: &Replies| replies.list.as_str());
         let mut acks = Groups::new(Ack::place);
+        let mut trimming = Trimming::default();
         for job in jobs.drain(..count) {
             match job {
                 Job::Rows => {}
@@ -66,7 +67,7 @@ impl Encoder<'_> {
                     replies.add(row, bytes);
                 }
                 Job::Append(append) => {
-                    append.write(self.out);
+                    append.write(trimming.is_due(&append.stream), self.out);
                     fly(Load::Append(append), self.out.len(), 2);
                 }
                 Job::Ack(ack) => acks.add(ack, 0),

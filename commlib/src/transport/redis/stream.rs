@@ -82,23 +82,22 @@ pub(super) struct Append {
 
 impl Append {
     /// Adds it to the stream, and publishes it to whoever listens without a group: two commands. The body goes over the
-    /// wire twice, which costs less than taking it through a script.
-    pub(super) fn write(&self, out: &mut Vec<u8>) {
+    /// wire twice, which costs less than taking it through a script. Trimming may be left to a later message: see
+    /// [`Trimming`].
+    pub(super) fn write(&self, trim: bool, out: &mut Vec<u8>) {
         let address = self.address.as_str().as_bytes();
         let mut backlog = itoa::Buffer::new();
-        let words: [&[u8]; 10] = [
-            b"XADD",
-            self.stream.as_bytes(),
-            b"MAXLEN",
-            b"~",
-            backlog.format(self.backlog).as_bytes(),
-            b"*",
-            b"a",
-            address,
-            b"m",
-            &self.item,
-        ];
-        resp::command(out, &words);
+        let limit: &[&[u8]] = &[b"MAXLEN", b"~", backlog.format(self.backlog).as_bytes()];
+        let limit = if trim { limit } else { &[] };
+        resp::begin(out, 7 + limit.len());
+        resp::word(out, b"XADD");
+        resp::word(out, self.stream.as_bytes());
+        for word in limit {
+            resp::word(out, word);
+        }
+        for word in [b"*", b"a", address, b"m", &self.item] {
+            resp::word(out, word);
+        }
         resp::command(out, &[b"PUBLISH", address, &self.item]);
     }
 
@@ -137,6 +136,29 @@ impl Append {
     pub(super) fn unsent(self) {
         let error = fault::disconnected(&self.what());
         let _ = self.done.send(Err(error));
+    }
+}
+
+/// Which messages of one write trim their stream. To look whether there is something to trim costs the broker nearly as
+/// much as to add an entry, so only one of several in a row does.
+#[derive(Default)]
+pub(super) struct Trimming {
+    stream: String,
+    /// Messages to the stream in a row.
+    row: usize,
+}
+
+impl Trimming {
+    /// Less than the broker removes at once under any of its settings.
+    const EVERY: usize = 64;
+
+    pub(super) fn is_due(&mut self, stream: &str) -> bool {
+        if self.stream != stream {
+            stream.clone_into(&mut self.stream);
+            self.row = 0;
+        }
+        self.row += 1;
+        self.row % Self::EVERY == 1
     }
 }
 
@@ -219,5 +241,42 @@ async fn ask(handle: &Handle, limit: Duration) -> Durability {
             Durability::BrokerDisk
         }
         _ => Durability::BrokerFile,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the broker is told to trim, of each message to these streams in one write.
+    fn trims(streams: &[&str]) -> Vec<bool> {
+        let mut trimming = Trimming::default();
+        let trims = streams.iter().map(|stream| {
+            let append = Append {
+                stream: (*stream).to_owned(),
+                address: Address::new("a.b").unwrap(),
+                item: Bytes::from_static(b"{}"),
+                backlog: 100_000,
+                durability: Durability::BrokerMemory,
+                done: oneshot::channel().0,
+            };
+            let mut out = Vec::new();
+            append.write(trimming.is_due(stream), &mut out);
+            let text = String::from_utf8(out).unwrap();
+            let limit = "$6\r\nMAXLEN\r\n$1\r\n~\r\n$6\r\n100000\r\n";
+            let words = if text.contains(limit) { 10 } else { 7 };
+            let begin = format!("*{words}\r\n$4\r\nXADD\r\n");
+            assert!(text.starts_with(&begin) && text.contains("PUBLISH"), "{text}");
+            words == 10
+        });
+        trims.collect()
+    }
+
+    #[test]
+    fn one_message_of_a_row_trims_its_stream() {
+        let row = trims(&["a"; 200]);
+        let at: Vec<_> = (0..row.len()).filter(|index| row[*index]).collect();
+        assert_eq!(at, [0, 64, 128, 192]);
+        assert_eq!(trims(&["a", "a", "b", "a"]), [true, false, true, true]);
     }
 }

@@ -37,6 +37,16 @@ pub(super) struct Shared {
     pub(super) most_letters: u32,
     /// What is taken and not settled; with a time if it rests until then.
     pub(super) held: Mutex<HashMap<Bytes, Option<Instant>>>,
+    pub(super) along: Mutex<Along>,
+}
+
+/// Acknowledgements that go along with the next read, in one command and one write. Those that come while the member
+/// waits for the broker, or for a handler, go to the writer.
+#[derive(Default)]
+pub(super) struct Along {
+    /// Whether the member reads soon, whatever the handlers do.
+    open: bool,
+    acks: Vec<Ack>,
 }
 
 impl Shared {
@@ -55,6 +65,35 @@ impl Shared {
             .iter()
             .filter(|(_, until)| until.is_some_and(|until| until <= now));
         due.take(most).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The member hands out a batch, and takes the acknowledgements that come in time along.
+    pub(super) fn open(&self) {
+        self.along.lock().open = true;
+    }
+
+    /// The member takes what is there; what comes later is for the writer.
+    pub(super) fn close(&self) -> Vec<Ack> {
+        let mut along = self.along.lock();
+        along.open = false;
+        std::mem::take(&mut along.acks)
+    }
+
+    /// The member does not read soon.
+    pub(super) fn close_to_writer(&self) {
+        for ack in self.close() {
+            self.handle.queue(Job::Ack(ack));
+        }
+    }
+
+    fn acknowledge(&self, ack: Ack) {
+        let mut along = self.along.lock();
+        if along.open {
+            along.acks.push(ack);
+        } else {
+            drop(along);
+            self.handle.queue(Job::Ack(ack));
+        }
     }
 
     pub(super) fn forget_due(&self, due: &[Bytes]) {
@@ -181,10 +220,10 @@ impl Settle for Unsettled {
         if self.shared.place.requests {
             return self.shared.settle(&self.id);
         }
-        self.shared.handle.queue(Job::Ack(Ack {
+        self.shared.acknowledge(Ack {
             place: Arc::clone(&self.shared.place),
             id: self.id.clone(),
-        }));
+        });
     }
 
     fn again(mut self: Box<Self>, after: Duration) {
@@ -223,5 +262,48 @@ impl Drop for Unsettled {
             self.shared.held.lock().remove(&self.id);
             self.shared.give_back(&self.id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_go_along_with_a_read_that_comes_or_to_the_writer() {
+        let (handle, mut jobs) = Handle::new();
+        let shared = Arc::new(Shared {
+            handle,
+            place: Place::of_servers("a.b", "group"),
+            consumer: "member".to_owned(),
+            letters: "letters".to_owned(),
+            most_letters: 1,
+            held: Mutex::default(),
+            along: Mutex::default(),
+        });
+        let handled = |id: &'static str| {
+            shared.acknowledge(Ack {
+                place: Arc::clone(&shared.place),
+                id: Bytes::from_static(id.as_bytes()),
+            });
+        };
+        let mut written = || match jobs.try_recv() {
+            Ok(Job::Ack(ack)) => Some(ack.id),
+            _ => None,
+        };
+        handled("before");
+        assert_eq!(written().as_deref(), Some(&b"before"[..]));
+        shared.open();
+        handled("in time");
+        assert_eq!(written(), None);
+        let taken = shared.close();
+        assert_eq!(taken.iter().map(|ack| &*ack.id).collect::<Vec<_>>(), [b"in time"]);
+        handled("late");
+        assert_eq!(written().as_deref(), Some(&b"late"[..]));
+        shared.open();
+        handled("no read comes");
+        shared.close_to_writer();
+        assert_eq!(written().as_deref(), Some(&b"no read comes"[..]));
+        assert_eq!(shared.close().len(), 0);
     }
 }

@@ -22,7 +22,7 @@ use super::jobs::{Call, Job, Tell};
 use super::kept;
 use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
-use super::stream::Place;
+use super::stream::{self, Ack, Place};
 use super::stream_held::{Shared, Unsettled};
 use super::stream_letters::letters_key;
 use super::stream_watch::Watch;
@@ -42,6 +42,8 @@ const BATCH: usize = 64;
 /// How long a read waits for entries. What rested long enough, and what the dead left behind, is looked at in between.
 const BLOCK: Duration = Duration::from_millis(500);
 const BLOCK_MS: &[u8] = b"500";
+/// How often handlers are let go first when they may be done before the next read.
+const TURNS: usize = 16;
 /// How often it is looked for what others left behind.
 const SEARCH: Duration = Duration::from_secs(1);
 /// Where a new group begins: with what comes from now on, or with all that is there.
@@ -76,6 +78,7 @@ pub(super) async fn join(
             letters: letters_key(&durable.dead_letters),
             most_letters: transport.options.limits.dead_letters,
             held: Mutex::default(),
+            along: Mutex::default(),
         }),
         pattern: spec.pattern,
         group,
@@ -85,6 +88,7 @@ pub(super) async fn join(
         stop: stop.clone(),
         cursor: "0-0".to_owned(),
         watch: Watch::new(),
+        acks: Vec::new(),
     };
     let ready = if later {
         None
@@ -200,6 +204,8 @@ struct Member {
     cursor: String,
     /// Whether trimming has overtaken the group.
     watch: Watch,
+    /// Acknowledgements that went along with a read and were not answered.
+    acks: Vec<Ack>,
 }
 
 impl Member {
@@ -259,7 +265,13 @@ impl Member {
                 },
             };
             start = ALL;
-            match self.drive(ready, &mut beat).await {
+            let end = self.drive(ready, &mut beat).await;
+            // An acknowledgement that comes twice does no harm.
+            for ack in self.acks.drain(..) {
+                self.shared.handle.queue(Job::Ack(ack));
+            }
+            self.shared.close_to_writer();
+            match end {
                 Ok(never) => match never {},
                 Err(End::Stopped) => break,
                 Err(End::Lost(error)) => {
@@ -306,6 +318,9 @@ impl Member {
         self.watch = Watch::new();
         self.shared.tidy();
         loop {
+            if self.group.permits.available_permits() == 0 {
+                self.shared.close_to_writer();
+            }
             let permits = loop {
                 tokio::select! {
                     biased;
@@ -320,6 +335,9 @@ impl Member {
             };
             let now = Instant::now();
             let due = self.shared.due(now, permits.len());
+            if !due.is_empty() || search <= now {
+                self.shared.close_to_writer();
+            }
             if !due.is_empty() {
                 self.take_again(&mut link, &mut scripts, &due, &mut permits, beat)
                     .await?;
@@ -331,21 +349,25 @@ impl Member {
                     search = now + SEARCH;
                 }
             } else {
-                self.read(&mut link, &mut scripts, &mut permits, beat).await?;
+                self.read(&mut link, &mut scripts, permits, beat).await?;
             }
         }
     }
 
-    /// Takes what is new, after having looked whether there was more that is gone.
+    /// Acknowledges what was handled by now and takes what is new, after having looked whether there was more that is
+    /// gone.
     async fn read(
         &mut self,
         link: &mut Link,
         scripts: &mut Scripts,
-        permits: &mut Vec<OwnedSemaphorePermit>,
+        mut permits: Vec<OwnedSemaphorePermit>,
         beat: &mut Interval,
     ) -> Result<(), End> {
         let place = &self.shared.place;
         let (mut command, count) = (Vec::new(), permits.len().to_string());
+        let free = self.group.permits.available_permits() + permits.len();
+        self.acks = self.shared.close();
+        stream::write_acks(&self.acks, &mut command);
         let watched = self.watch.is_due(place);
         if watched {
             Watch::ask(&mut command, scripts, place);
@@ -365,6 +387,11 @@ impl Member {
         ];
         resp::command(&mut command, &words);
         let mut answer = self.ask(link, &command, beat).await?;
+        if !self.acks.is_empty() {
+            stream::acknowledged(&self.acks, &answer);
+            self.acks.clear();
+            answer = self.answer(link, beat).await?;
+        }
         if watched {
             if self.watch.answered(&answer, scripts, place) {
                 self.sink.gap();
@@ -376,11 +403,14 @@ impl Member {
             // The name of the stream and its entries.
             Value::Array(streams) => {
                 if let Some(Value::Array(entries)) = streams.into_iter().nth(1) {
+                    self.shared.open();
                     for entry in entries {
                         if let Value::Array(entry) = entry {
-                            self.entry(1, entry, permits);
+                            self.entry(1, entry, &mut permits);
                         }
                     }
+                    drop(permits);
+                    self.let_go_first(free).await;
                 }
             }
             Value::Error(error) if ["NOGROUP", "UNBLOCKED"].contains(&error.code()) => {
@@ -391,6 +421,17 @@ impl Member {
             _ => return Err(LinkError::unexpected().into()),
         }
         Ok(())
+    }
+
+    /// Handlers that are quick finish before the next read, which then takes a full batch, and their acknowledgements
+    /// along: until so many places are free again, or the others had their turns.
+    async fn let_go_first(&self, free: usize) {
+        for _ in 0..TURNS {
+            if self.group.permits.available_permits() >= free {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Takes what rested long enough.

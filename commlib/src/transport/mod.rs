@@ -280,6 +280,8 @@ pub struct ConsumeSpec {
     pub concurrency: u32,
     /// The broker may forget a request when it sends it. One with no room here is refused at once.
     pub auto_ack: bool,
+    /// The sink refuses what was sent longer ago than this. Such requests may be handed up without a permit.
+    pub max_wait: Option<Duration>,
     /// Messages with larger bodies are handed up as [`Taken::TooLarge`], in bytes.
     pub max_body: usize,
     /// Takes the messages.

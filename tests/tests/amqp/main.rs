@@ -10,5 +10,6 @@ mod login;
 mod poison;
 mod redelivery;
 mod returns;
+mod surge;
 mod unconfirmed;
 mod world;

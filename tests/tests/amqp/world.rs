@@ -147,6 +147,19 @@ impl World {
         (server, seen)
     }
 
+    /// Refuses what waited for longer than the limit.
+    pub(crate) async fn serve_young(
+        &self,
+        node: &Node,
+        concurrency: u32,
+        limit: Duration,
+    ) -> (ServerHandle, Arc<Seen>) {
+        let seen = Seen::new();
+        let server = node.serve(WorkServer::new(Worker(Arc::clone(&seen))));
+        let server = server.concurrency(concurrency).max_wait(limit);
+        (server.await.expect("serving"), seen)
+    }
+
     /// Past the library.
     pub(crate) async fn raw(&self) -> (Connection, Channel) {
         let connection = Connection::connect(&self.url, ConnectionProperties::default())

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use lapin::BasicProperties;
 use tokio::time::Instant;
 
+use super::properties::sent_at;
 use crate::envelope::Meta;
 
 /// How long a busy machine may take to let this process see what came.
@@ -40,10 +41,15 @@ impl Wait {
         (self.since, self.next, self.taken) = (now, now, 0);
     }
 
+    /// For how long the next one has waited at most.
+    pub(super) fn longest(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+
     /// One was taken: for how long it has waited at most. When as many were taken as can be here at once, all that were
     /// here before are gone.
     pub(super) fn taken(&mut self, now: Instant) -> Duration {
-        let longest = now.saturating_duration_since(self.since);
+        let longest = self.longest(now);
         self.taken += 1;
         if self.taken >= self.most {
             (self.since, self.next, self.taken) = (self.next, now, 0);
@@ -54,23 +60,32 @@ impl Wait {
 
 /// Takes a time stamp for none that says more than can be.
 pub(super) fn check_age(meta: &mut Meta, properties: &BasicProperties, waited: Duration) {
-    let Some(sent) = meta.timestamp else { return };
-    let lives = properties.expiration().as_ref();
-    let Some(lives) = lives
-        .and_then(|text| text.as_str().parse().ok())
-        .map(Duration::from_millis)
-    else {
-        return;
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let age = now.saturating_sub(Duration::from_micros(sent));
-    if age > lives.saturating_add(waited).saturating_add(STALL) {
-        tracing::debug!(
-            ?age,
-            "the clock of a caller is behind: its request counts as just sent"
-        );
+    if let Some(sent) = meta.timestamp
+        && age(sent, properties, waited).is_none()
+    {
+        tracing::debug!("the clock of a caller is behind: its request counts as just sent");
         meta.timestamp = None;
     }
+}
+
+/// How long ago a request was sent, unless it says more than can be.
+fn age(sent: u64, properties: &BasicProperties, waited: Duration) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let age = now.saturating_sub(Duration::from_micros(sent));
+    let lives = properties.expiration().as_ref();
+    let lives = lives
+        .and_then(|text| text.as_str().parse().ok())
+        .map(Duration::from_millis);
+    let most = lives.map_or(Duration::MAX, |lives| {
+        lives.saturating_add(waited).saturating_add(STALL)
+    });
+    (age <= most).then_some(age)
+}
+
+/// Whether a request, which has waited here for so long, was sent longer ago than the limit.
+pub(super) fn is_older(properties: &BasicProperties, limit: Duration, waited: Duration) -> bool {
+    let age = sent_at(properties).and_then(|sent| age(sent, properties, waited));
+    age.is_some_and(|age| age > limit)
 }
 
 #[cfg(test)]
@@ -120,5 +135,22 @@ mod tests {
         assert!(!believed(3600, Some("10000"), 5));
         assert!(believed(3600, None, 0), "the broker does not drop it");
         assert!(believed(3600, Some("soon"), 0));
+    }
+
+    #[test]
+    fn older_is_what_was_sent_earlier_by_a_clock_that_can_be_believed() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let sent = |before: Duration, lives: &str| {
+            let sent = u64::try_from((now - before).as_micros()).unwrap();
+            BasicProperties::default()
+                .with_timestamp(sent)
+                .with_expiration(lives.into())
+        };
+        let limit = 10 * SECOND;
+        assert!(is_older(&sent(20 * SECOND, "60000"), limit, Duration::ZERO));
+        assert!(!is_older(&sent(SECOND, "60000"), limit, Duration::ZERO));
+        assert!(!is_older(&sent(20 * SECOND, "5000"), limit, Duration::ZERO));
+        assert!(is_older(&sent(20 * SECOND, "5000"), limit, 15 * SECOND));
+        assert!(!is_older(&BasicProperties::default(), limit, Duration::ZERO));
     }
 }

@@ -75,7 +75,7 @@ impl Task {
                 item = session.queues.next() => item,
                 permit = permit, if !backlog.waiting.is_empty() => {
                     if let (Ok(permit), Some((index, message, came))) = (permit, backlog.pop()) {
-                        self.deliver(index, message, None, permit, came.elapsed());
+                        self.deliver(index, message, None, Some(permit), came.elapsed());
                     }
                     continue;
                 }
@@ -109,7 +109,7 @@ impl Task {
             && let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned()
             && let Some((index, message, came)) = backlog.pop()
         {
-            self.deliver(index, message, None, permit, came.elapsed());
+            self.deliver(index, message, None, Some(permit), came.elapsed());
         }
     }
 

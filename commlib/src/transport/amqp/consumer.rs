@@ -26,6 +26,7 @@ use super::properties::{Question, name, read_request, short};
 use super::rebuild::{Kept, Rebuild};
 use super::responder::Answer;
 use super::supervisor::Link;
+use super::surge::{self, Surge};
 use super::{Alive, Core, Started};
 use crate::envelope::Malformed;
 use crate::limits::QUEUE_LENGTH;
@@ -100,13 +101,14 @@ pub(super) async fn consume(
 }
 
 pub(super) struct Session {
-    count: Option<SharedCount>,
-    acks: Arc<Acks>,
+    pub(super) count: Option<SharedCount>,
+    pub(super) acks: Arc<Acks>,
     pub(super) queues: Queues,
+    pub(super) surge: Surge,
     /// Taken, and stopped before there was a permit for it.
     held: Option<(usize, Message, Unsettled)>,
-    tags: Vec<ShortString>,
-    wait: Wait,
+    pub(super) tags: Vec<ShortString>,
+    pub(super) wait: Wait,
 }
 
 pub(super) struct Task {
@@ -173,10 +175,13 @@ impl Task {
             count,
             acks: Acks::new(channel),
             queues: SelectAll::new(),
+            surge: Surge::new(self.spec.max_wait),
             held: None,
             tags: Vec::new(),
             wait: Wait::new(
-                (self.spec.concurrency as usize).saturating_mul(self.spec.addresses.len()),
+                (self.spec.concurrency as usize)
+                    .saturating_add(self.spec.max_wait.map_or(0, |_| surge::MOST))
+                    .saturating_mul(self.spec.addresses.len()),
                 Instant::now(),
             ),
         };
@@ -192,7 +197,7 @@ impl Task {
     async fn limit_taken(&self, channel: &Channel) -> Result<Option<SharedCount>, TransportError> {
         let refused = &self.core.shared_limit_refused;
         let shared = !self.spec.auto_ack && self.spec.addresses.len() > 1 && !refused.load(Ordering::Relaxed);
-        let prefetch = u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX);
+        let prefetch = self.prefetch();
         let limit = self.core.options.operation_timeout;
         let what = "limiting what is taken";
         let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
@@ -210,6 +215,11 @@ impl Task {
                 Err(error)
             }
         }
+    }
+
+    /// How many requests each queue sends that are not acknowledged.
+    pub(super) fn prefetch(&self) -> u16 {
+        u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX)
     }
 
     /// Declares and consumes one queue.
@@ -264,9 +274,14 @@ impl Task {
                 _ if self.stop.is_cancelled() => return End::Stopped,
                 Some(item) => item,
                 None => {
+                    let calm = session.surge.until();
                     let item = tokio::select! {
                         item = session.queues.next() => item,
                         () = self.stop.cancelled() => return End::Stopped,
+                        () = surge::over(calm) => {
+                            self.end_surge(session).await;
+                            continue;
+                        }
                     };
                     session.wait.is_over(Instant::now());
                     item
@@ -276,6 +291,20 @@ impl Task {
                 Some((index, Item::Message(message))) => {
                     rebuild.good();
                     let unsettled = Unsettled::new(&session.acks, message.delivery_tag);
+                    match self.refuses(session, index, &message).await {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            let waited = session.wait.taken(Instant::now());
+                            if !message.acker.poisoned() {
+                                self.deliver(index, message, Some(unsettled), None, waited);
+                            }
+                            continue;
+                        }
+                        Err(error) => {
+                            tracing::warn!(service = %self.spec.service, %error, "cannot take more at once");
+                            return End::Gone(None);
+                        }
+                    }
                     let permits = Arc::clone(&self.spec.permits);
                     let (permit, waited) = match Arc::clone(&permits).try_acquire_owned() {
                         Ok(permit) => (permit, Duration::ZERO),
@@ -301,7 +330,7 @@ impl Task {
                         continue;
                     }
                     let waited = session.wait.taken(Instant::now());
-                    self.deliver(index, message, Some(unsettled), permit, waited);
+                    self.deliver(index, message, Some(unsettled), Some(permit), waited);
                 }
                 item => {
                     if let Some(end) = self.gone(session, item).await {
@@ -336,7 +365,7 @@ impl Task {
         index: usize,
         message: Message,
         delivery: Option<Unsettled>,
-        permit: OwnedSemaphorePermit,
+        permit: Option<OwnedSemaphorePermit>,
         waited: Duration,
     ) {
         let (mut taken, question) =
@@ -353,7 +382,7 @@ impl Task {
             taken,
             redelivered: message.redelivered,
             waited_for: false,
-            responder: Box::new(self.answer(delivery, question, Some(permit))),
+            responder: Box::new(self.answer(delivery, question, permit)),
         });
     }
 
@@ -382,6 +411,8 @@ impl Task {
     /// answers to acknowledge.
     async fn wind_down(&self, mut session: Session, link: &Arc<Link>, stopped: bool) {
         let limit = self.core.options.operation_timeout;
+        // The last server counts the consumers.
+        self.end_surge(&mut session).await;
         let last = if stopped && !self.spec.auto_ack {
             self.answer_what_waits(&session.acks).await
         } else {
@@ -428,7 +459,7 @@ impl Task {
         match Arc::clone(&self.spec.permits).try_acquire_owned() {
             Ok(permit) => {
                 let waited = wait.taken(Instant::now());
-                self.deliver(index, message, unsettled, permit, waited);
+                self.deliver(index, message, unsettled, Some(permit), waited);
             }
             Err(_) if refuse => {
                 let status = stopping_before(message.redelivered);

@@ -39,6 +39,7 @@ mod routes;
 mod row;
 mod subscription;
 mod supervisor;
+mod surge;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -24,6 +24,8 @@ pub(super) struct SharedCount {
     channel: Channel,
     prefetch: u16,
     pace: Pace,
+    /// Lifted whatever the pace is.
+    suspended: bool,
 }
 
 impl SharedCount {
@@ -33,15 +35,29 @@ impl SharedCount {
             channel: channel.clone(),
             prefetch,
             pace: Pace::new(prefetch, Instant::now()),
+            suspended: false,
         }
+    }
+
+    /// Lifts it until it is told otherwise, or sets it again.
+    pub(super) fn suspend(&mut self, suspended: bool) {
+        self.suspended = suspended;
+        self.pace = Pace::new(self.prefetch, Instant::now());
+        self.set(!suspended);
     }
 
     /// A request was taken, and waited here for so long.
     pub(super) fn taken(&mut self, waited: Duration) {
-        let Some(lift) = self.pace.taken(waited, Instant::now()) else {
+        if self.suspended {
             return;
-        };
-        let prefetch = if lift { 0 } else { self.prefetch };
+        }
+        if let Some(lift) = self.pace.taken(waited, Instant::now()) {
+            self.set(!lift);
+        }
+    }
+
+    fn set(&self, counts: bool) {
+        let prefetch = if counts { self.prefetch } else { 0 };
         // The first poll hands it over. A channel on which it can't be changed is gone.
         let _ = self
             .channel

@@ -413,7 +413,7 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
             id: owned(properties.message_id()),
             correlation_id: owned(properties.correlation_id()),
             reply_to: owned(properties.reply_to()),
-            timestamp: number(TIMESTAMP).or_else(|| properties.timestamp().map(microseconds)),
+            timestamp: sent_at(properties),
             timeout_ms: number(TIMEOUT),
             content_type: owned(properties.content_type()).filter(|content_type| content_type != JSON),
             content_encoding: encoding(properties),
@@ -439,6 +439,11 @@ fn bare(properties: &BasicProperties, body: Bytes) -> Envelope {
         }));
     }
     message
+}
+
+/// When it was sent, in microseconds since 1970.
+pub(super) fn sent_at(properties: &BasicProperties) -> Option<u64> {
+    number_header(properties, TIMESTAMP).or_else(|| properties.timestamp().map(microseconds))
 }
 
 /// Peers count in seconds, milliseconds, microseconds as we do, or nanoseconds as commlib-py does. Which of them is clear

@@ -274,6 +274,7 @@ impl Transport for Faulty {
                 permits: spec.permits,
                 concurrency: spec.concurrency,
                 auto_ack: spec.auto_ack,
+                max_wait: spec.max_wait,
                 max_body: spec.max_body,
                 sink: Arc::new(FaultyRequests {
                     sink: spec.sink,
@@ -481,6 +482,7 @@ struct FaultyConsumer {
     permits: Arc<Semaphore>,
     concurrency: u32,
     auto_ack: bool,
+    max_wait: Option<Duration>,
     max_body: usize,
     sink: Arc<dyn RequestSink>,
     current: Mutex<Option<Box<dyn Consumer>>>,
@@ -495,6 +497,7 @@ impl FaultyConsumer {
             permits: Arc::clone(&self.permits),
             concurrency: self.concurrency,
             auto_ack: self.auto_ack,
+            max_wait: self.max_wait,
             max_body: self.max_body,
             sink: Arc::clone(&self.sink),
         }

@@ -148,6 +148,7 @@ fn consume_spec(
         permits: Arc::clone(&permits),
         concurrency,
         auto_ack: false,
+        max_wait: None,
         max_body: 1024 * 1024,
         sink: Arc::new(Requests(sender)),
     };

@@ -3,6 +3,7 @@
 mod alarm;
 mod auto_ack;
 mod channels;
+mod copies;
 mod goodbye;
 mod last_acks;
 mod last_server;

@@ -84,6 +84,8 @@ fn fill(
 /// message reaches whoever listens now. One of a durable topic is kept by then for every group of the topic; how well, says
 /// [`Accepted::durability`]. Dropping the future does not take back what was sent.
 ///
+/// Of several that are awaited together, each is sent when it is first polled, in that order while the node is connected.
+///
 /// # Errors
 /// [`NodeError`] with what happened to the message, at the latest after the timeout:
 /// [`NodeBuilder::operation_timeout`](crate::NodeBuilder::operation_timeout) unless the message says otherwise.

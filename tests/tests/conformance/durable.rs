@@ -423,9 +423,7 @@ pub async fn a_group_without_members_can_be_removed(world: World) {
     assert!(matches!(error, NodeError::Address { .. }), "{error}");
 }
 
-/// A node of which a group may have so many messages, and so many dead letters.
-async fn keeping(world: &World, messages: u32) -> Node {
-    let limits = Limits::new().backlog(messages).dead_letters(messages);
+async fn keeping(world: &World, limits: Limits) -> Node {
     world.connect(world.builder().limits(limits)).await
 }
 
@@ -433,7 +431,7 @@ async fn keeping(world: &World, messages: u32) -> Node {
 const BLOCK: u64 = 100;
 
 pub async fn a_group_has_no_more_messages_than_its_node_says(world: World) {
-    let node = keeping(&world, 20).await;
+    let node = keeping(&world, Limits::new().backlog(20)).await;
     let desk = Desk::default();
     serve(&node, &desk).await.unwrap().shutdown().await.unwrap();
     let publisher = OrdersPublisher::new(&node);
@@ -484,7 +482,7 @@ impl Orders for Odd {
 }
 
 pub async fn a_group_has_no_more_dead_letters_than_its_node_says(world: World) {
-    let node = keeping(&world, 3).await;
+    let node = keeping(&world, Limits::new().dead_letters(3)).await;
     let odd = Odd::default();
     let handler = node.serve(OrdersHandler::new(odd.clone())).group("clerks");
     handler.attempts(1).await.unwrap();
@@ -521,9 +519,10 @@ pub async fn a_group_has_no_more_dead_letters_than_its_node_says(world: World) {
 }
 
 pub async fn the_members_of_a_group_agree_on_its_messages(world: World) {
-    let node = keeping(&world, 20).await;
+    let limits = |messages| Limits::new().backlog(messages);
+    let node = keeping(&world, limits(20)).await;
     serve(&node, &Desk::default()).await.unwrap();
-    match serve(&keeping(&world, 21).await, &Desk::default()).await {
+    match serve(&keeping(&world, limits(21)).await, &Desk::default()).await {
         Ok(_) => assert!(!world.is_rabbitmq()),
         Err(error) => {
             assert!(world.is_rabbitmq(), "{error}");

@@ -33,7 +33,10 @@ const RULES: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("transport/", &["address", "envelope", "error", "transport"]),
+    (
+        "transport/",
+        &["address", "envelope", "error", "limits", "transport"],
+    ),
     ("trace.rs", &["envelope", "runtime"]),
     (
         "runtime/",

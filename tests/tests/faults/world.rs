@@ -277,7 +277,7 @@ pub fn ending<T: Debug, E: Debug>(result: Result<T, CallError<E>>) -> (StatusCod
 /// How many calls of a node are in flight.
 pub fn in_flight(node: &Node) -> usize {
     let shown = format!("{node:?}");
-    let number = shown.split("in_flight: ").nth(1).expect("the node says it");
+    let number = shown.split(" in_flight: ").nth(1).expect("the node says it");
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().expect("a number")
 }

@@ -14,7 +14,8 @@ use crate::transport::{DeadLetter, Disposal};
 impl Node {
     /// The dead letters of a group of durable topics, in this node's namespace: messages that the group gave up.
     ///
-    /// The broker keeps the latest 10,000 of each group ([`Limits::dead_letters`](crate::Limits::dead_letters)). They may hold whatever the messages did, secrets included.
+    /// The broker keeps the latest 10,000 of each group ([`Limits::dead_letters`](crate::Limits::dead_letters)). They may
+    /// hold whatever the messages did, secrets included.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

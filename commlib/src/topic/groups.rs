@@ -37,8 +37,9 @@ impl<M, C> Subscribe<M, C> {
     /// ```
     ///
     /// # Errors
-    /// [`NodeError::GroupInUse`] while the group has members; on Redis also for up to 10 s ([`Limits::claim_after`](crate::Limits::claim_after)) after the last one ended, if that
-    /// gave messages back or was killed. [`NodeError::Status`] with `invalid_argument` if the topic is not durable, and when
+    /// [`NodeError::GroupInUse`] while the group has members; on Redis also for up to 10 s
+    /// ([`Limits::claim_after`](crate::Limits::claim_after)) after the last one ended, if that gave messages back or was
+    /// killed. [`NodeError::Status`] with `invalid_argument` if the topic is not durable, and when
     /// the broker refuses or does not answer within
     /// [`NodeBuilder::operation_timeout`](crate::NodeBuilder::operation_timeout).
     pub async fn remove_group(self, name: impl Into<String>) -> Result<bool, NodeError> {

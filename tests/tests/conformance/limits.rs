@@ -362,6 +362,29 @@ pub async fn handlers_of_topics_run_no_more_at_once_than_they_say(world: World) 
     }
 }
 
+#[commlib::rpc_service(name = "jobs")]
+pub trait Jobs {
+    #[rpc(durable, oneway)]
+    async fn begin(&self, number: u64);
+}
+
+impl Jobs for Gauge {
+    async fn begin(&self, _number: u64) {
+        self.run().await;
+    }
+}
+
+pub async fn servers_of_durable_methods_run_no_more_at_once_than_they_say(world: World) {
+    let (gauge, node) = (Gauge::default(), world.node().await);
+    let server = node.serve(JobsServer::new(gauge.clone())).concurrency(3);
+    let server = server.await.unwrap();
+    let jobs = JobsClient::new(&world.node().await);
+    gauge
+        .reads_at_most_three(async |number| jobs.begin(number).await.map(drop).unwrap())
+        .await;
+    server.shutdown().await.unwrap();
+}
+
 pub async fn a_reader_keeps_no_more_than_its_node_says(world: World) {
     let builder = world.builder().limits(Limits::new().topic_buffer(5));
     let node = world.connect(builder).await;

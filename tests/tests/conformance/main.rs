@@ -139,6 +139,7 @@ on_every_transport! {
             topic_messages_over_a_limit_are_notices
             a_server_runs_no_more_at_once_than_its_node_says
             handlers_of_topics_run_no_more_at_once_than_they_say
+            servers_of_durable_methods_run_no_more_at_once_than_they_say
             a_reader_keeps_no_more_than_its_node_says
             addresses_have_a_longest_length
         }

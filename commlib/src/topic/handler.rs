@@ -427,3 +427,42 @@ impl End for Handling<'_> {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::Envelope;
+
+    /// A subscription that hands over a last message while it ends.
+    struct Ending(Arc<Buffer>);
+
+    impl crate::transport::Subscription for Ending {
+        fn stop(&self) -> BoxFuture<'_, ()> {
+            async {}.boxed()
+        }
+    }
+
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            self.0.message(TopicMessage {
+                address: "last".to_owned(),
+                message: Envelope::default(),
+                permit: None,
+                tracked: None,
+            });
+        }
+    }
+
+    #[test]
+    fn a_dropped_subscription_ends_before_its_buffer() {
+        let buffer = Buffer::new(1);
+        let mut reader = Reader::new(Arc::clone(&buffer));
+        drop(Closing {
+            handle: Box::new(Ending(Arc::clone(&buffer))),
+            buffer: ClosedAtEnd(buffer),
+        });
+        let mut next = || reader.next().now_or_never().expect("nothing to wait for");
+        assert!(matches!(next(), Some(Item::Message(_))));
+        assert!(next().is_none());
+    }
+}

@@ -73,7 +73,7 @@ pub(super) async fn bury(
     };
     let what = format!("declaring the queue `{letters}`");
     let declare = channel.queue_declare(letters.clone(), options, arguments);
-    let there = match bounded(&what, core.options.operation_timeout, declare).await {
+    let closed = match bounded(&what, core.options.operation_timeout, declare).await {
         // A node that keeps another number of them made it. That closed the channel.
         Err(error) if error.kind == TransportErrorKind::Conflict => {
             tracing::warn!(queue = %letters, %error, "dead letters of this group are kept as the one says who made their queue");
@@ -85,7 +85,7 @@ pub(super) async fn bury(
     core.durable
         .publish(name(""), letters.clone(), message, id)
         .await?;
-    if !there {
+    if !closed {
         close(core, &channel).await;
     }
     Ok(())

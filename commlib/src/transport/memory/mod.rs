@@ -183,8 +183,6 @@ impl Transport for Memory {
             Ok(Box::new(Registration {
                 bus: Arc::clone(&self.bus),
                 id,
-                stop: CancellationToken::new(),
-                tasks: TaskTracker::new(),
             }) as Box<dyn Consumer>)
         }
         .boxed()
@@ -229,9 +227,12 @@ impl Transport for Memory {
                 (None, _) => topics.subscribe(subscriber),
             }
             tasks.close();
-            Ok(Box::new(Registration {
+            let registration = Registration {
                 bus: Arc::clone(&self.bus),
                 id,
+            };
+            Ok(Box::new(Membership {
+                registration,
                 stop,
                 tasks,
             }) as Box<dyn Subscription>)
@@ -293,14 +294,10 @@ impl Transport for Memory {
 struct Registration {
     bus: Arc<Bus>,
     id: u64,
-    /// For a member of a group.
-    stop: CancellationToken,
-    tasks: TaskTracker,
 }
 
 impl Registration {
     fn end(&self) {
-        self.stop.cancel();
         self.bus.topics.remove(self.id);
         self.bus.queues.remove_consumer(self.id);
     }
@@ -312,10 +309,24 @@ impl Consumer for Registration {
     }
 }
 
-impl Subscription for Registration {
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A subscription, and the task of one that is a member of a group.
+struct Membership {
+    registration: Registration,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Subscription for Membership {
     fn stop(&self) -> BoxFuture<'_, ()> {
         async {
-            self.end();
+            self.stop.cancel();
+            self.registration.end();
             // What a member has taken by now is delivered.
             self.tasks.wait().await;
         }
@@ -323,8 +334,8 @@ impl Subscription for Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for Membership {
     fn drop(&mut self) {
-        self.end();
+        self.stop.cancel();
     }
 }

@@ -497,6 +497,25 @@ impl AppFailure {
     }
 }
 
+impl Failure {
+    /// As [`CallError::execution`].
+    pub(crate) fn execution(&self) -> Execution {
+        match self {
+            Self::App(_) | Self::Local(LocalError::Decode(_)) => Execution::Failed,
+            Self::Status(status) => status.execution,
+            Self::Local(_) => Execution::DidNotRun,
+        }
+    }
+
+    /// As [`CallError::code`].
+    pub(crate) fn code(&self) -> Option<StatusCode> {
+        match self {
+            Self::Status(status) => Some(status.code),
+            Self::App(_) | Self::Local(_) => None,
+        }
+    }
+}
+
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::Status(status)

@@ -12,6 +12,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
@@ -174,7 +175,12 @@ impl Node {
     /// # Errors
     /// When something could not be finished or flushed in time.
     pub async fn shutdown(&self, limit: Duration) -> Result<(), NodeError> {
-        self.end(limit).boxed().await
+        self.ending(limit).await
+    }
+
+    /// Boxed here, as what an `async fn` awaits is compiled once more in every crate that awaits it.
+    fn ending(&self, limit: Duration) -> BoxFuture<'_, Result<(), NodeError>> {
+        self.end(limit).boxed()
     }
 
     async fn end(&self, limit: Duration) -> Result<(), NodeError> {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
@@ -204,8 +205,12 @@ impl NodeBuilder {
     /// # Errors
     /// As [`Node::connect`].
     pub async fn connect(self, url: &str) -> Result<Node, ConnectError> {
-        // In a box, so that programs have its code once however often they connect.
-        self.start(url).boxed().await
+        self.starting(url).await
+    }
+
+    /// Boxed here, as what an `async fn` awaits is compiled once more in every crate that awaits it: the whole transport.
+    fn starting(self, url: &str) -> BoxFuture<'_, Result<Node, ConnectError>> {
+        self.start(url).boxed()
     }
 
     async fn start(self, url: &str) -> Result<Node, ConnectError> {

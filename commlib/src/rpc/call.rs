@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use super::retry::{Failed, Tries};
+use super::retry::Tries;
 use super::{CallFuture, MethodDescriptor, Retry};
 use crate::address::Address;
 use crate::codec::{self, Codec};
@@ -19,7 +19,7 @@ use crate::envelope::Headers;
 use crate::error::{CallError, Failure, LocalError, NodeError, Status};
 use crate::limits::after;
 use crate::message::{Message, ServiceError};
-use crate::middleware::{Invocation, Kind, Next, Outcome, Reply};
+use crate::middleware::{Invocation, Kind, Next, Outcome};
 use crate::node::{Node, Sending};
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
@@ -28,7 +28,7 @@ use crate::transport::Accepted;
 /// What both builders hold.
 pub(super) struct Parts {
     pub(super) node: Node,
-    address: Address,
+    pub(super) address: Address,
     default_timeout: Option<Duration>,
     /// Whether it may run twice.
     repeatable: bool,
@@ -72,7 +72,7 @@ impl Parts {
     }
 
     /// How often it is tried.
-    pub(super) fn tries<'a, F: Failed>(&'a self, retry: Option<Retry>, deadline: Instant) -> Tries<'a, F> {
+    pub(super) fn tries(&self, retry: Option<Retry>, deadline: Instant) -> Tries<'_> {
         Tries::new(retry, &self.node.config().retries, self.repeatable, deadline)
     }
 
@@ -97,6 +97,38 @@ impl Parts {
             .run(invocation)
             .instrument(span)
             .await
+    }
+
+    /// The call in full: with middleware, a span and retries, and from before there is an inbox for its reply.
+    ///
+    /// In a box, and its result still encoded, so that programs have this once and not for each type of reply.
+    pub(super) fn run_in_full(
+        self,
+        retry: Option<Retry>,
+        invocation: Invocation,
+        mut span: tracing::Span,
+        scope: Scope,
+    ) -> BoxFuture<'static, Outcome> {
+        async move {
+            let mut tries = self.tries(retry, invocation.deadline);
+            loop {
+                let failure = match self.run(invocation.clone(), span, &scope).await {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => failure,
+                };
+                if let Some(failure) = tries.after(failure).await {
+                    return Err(failure);
+                }
+                span = self::span(&invocation.address);
+            }
+        }
+        .boxed()
+    }
+
+    /// These, to be sent elsewhere; what stays behind has no body and is not sent.
+    pub(super) fn take(&mut self) -> Self {
+        let parts = Self::new(self.node.clone(), self.address.clone(), Ok(Bytes::new()));
+        std::mem::replace(self, parts)
     }
 }
 
@@ -151,18 +183,6 @@ impl<T, E> Call<T, E> {
         }
     }
 
-    /// The call, to be run elsewhere; what stays behind has no body and is not run.
-    pub(super) fn take(&mut self) -> Self {
-        let node = self.parts.node.clone();
-        let address = self.parts.address.clone();
-        let parts = Parts::new(node, address, Ok(Bytes::new()));
-        Self {
-            parts: std::mem::replace(&mut self.parts, parts),
-            retry: self.retry.take(),
-            result: PhantomData,
-        }
-    }
-
     /// How long the whole call may take, retries included.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.parts.timeout = Some(timeout);
@@ -182,33 +202,16 @@ impl<T, E> Call<T, E> {
     }
 }
 
-impl<T: Message, E: ServiceError> Call<T, E> {
-    /// The call in full: with middleware, a span and retries, and from before there is an inbox for its reply.
-    pub(super) async fn run(
-        self,
-        invocation: Invocation,
-        mut span: tracing::Span,
-        scope: Scope,
-    ) -> Result<T, CallError<E>> {
-        let mut tries = self.parts.tries(self.retry, invocation.deadline);
-        loop {
-            let error = match self.parts.run(invocation.clone(), span, &scope).await {
-                Ok(reply) => return decode_reply(&reply),
-                Err(failure) => decode_failure(failure),
-            };
-            if let Some(error) = tries.after(error).await {
-                return Err(error);
-            }
-            span = self::span(&invocation.address);
-        }
+/// The result of a call, with its types.
+pub(super) fn decode<T: Message, E: ServiceError>(outcome: Outcome) -> Result<T, CallError<E>> {
+    match outcome {
+        Ok(reply) => codec::decode(reply.codec, &reply.body)
+            .map_err(|reason| CallError::Local(LocalError::Decode(reason))),
+        Err(failure) => Err(decode_failure(failure)),
     }
 }
 
-pub(super) fn decode_reply<T: Message, E: ServiceError>(reply: &Reply) -> Result<T, CallError<E>> {
-    codec::decode(reply.codec, &reply.body).map_err(|reason| CallError::Local(LocalError::Decode(reason)))
-}
-
-pub(super) fn decode_failure<E: ServiceError>(failure: Failure) -> CallError<E> {
+fn decode_failure<E: ServiceError>(failure: Failure) -> CallError<E> {
     match failure {
         Failure::App(error) => match codec::decode(error.codec, &error.details) {
             Ok(app) => CallError::App(app),

@@ -9,13 +9,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::call::{self, Parts, decode_failure, without_app};
+use super::call::{self, Parts, decode, without_app};
 use super::{Call, Oneway, Retry};
 use crate::address::Address;
 use crate::envelope::{Dialect, Headers};
 use crate::error::{CallError, Execution, Failure, NodeError, Status, StatusCode};
 use crate::message::{Message, ServiceError};
-use crate::middleware::{Invocation, Kind};
+use crate::middleware::{Invocation, Kind, Outcome};
 use crate::node::Node;
 use crate::runtime::id;
 use crate::runtime::scope::Scope;
@@ -116,15 +116,20 @@ impl<T: Message, E: ServiceError> IntoFuture for DurableCall<T, E> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { mut call, key } = self;
-        async move {
-            let scope = Scope::current();
-            let invocation = prepare(&mut call.parts, key, Kind::Call, &scope).map_err(decode_failure)?;
-            let span = call::span(&invocation.address);
-            call.run(invocation, span, scope).await
-        }
-        .boxed()
+        let Self { call, key } = self;
+        run(call.parts, key, call.retry).map(decode).boxed()
     }
+}
+
+/// A call without its types.
+fn run(mut parts: Parts, key: Option<String>, retry: Option<Retry>) -> BoxFuture<'static, Outcome> {
+    async move {
+        let scope = Scope::current();
+        let invocation = prepare(&mut parts, key, Kind::Call, &scope)?;
+        let span = call::span(&invocation.address);
+        parts.run_in_full(retry, invocation, span, scope).await
+    }
+    .boxed()
 }
 
 /// A request to a durable method that has no reply, sent when it is awaited.
@@ -194,12 +199,12 @@ impl IntoFuture for DurableOneway {
             let mut tries = parts.tries(retry, invocation.deadline);
             loop {
                 let span = tracing::info_span!("commlib.oneway", %address, trace_id = tracing::field::Empty);
-                let error = match parts.run(invocation.clone(), span, &scope).await {
+                let failure = match parts.run(invocation.clone(), span, &scope).await {
                     Ok(reply) => return Ok(reply.accepted.unwrap_or_default()),
-                    Err(failure) => without_app(failure),
+                    Err(failure) => failure,
                 };
-                if let Some(error) = tries.after(error).await {
-                    return Err(error);
+                if let Some(failure) = tries.after(failure).await {
+                    return Err(without_app(failure));
                 }
             }
         }

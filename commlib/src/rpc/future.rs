@@ -2,6 +2,7 @@
 //! its own; middleware, retries, spans and the wait for a connection take the way in full.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -10,12 +11,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::Call;
-use super::call::{decode_failure, decode_reply, span};
+use super::call::{Parts, decode, span};
+use super::{Call, Retry};
 use crate::address::Address;
-use crate::error::CallError;
+use crate::error::{CallError, Failure};
 use crate::message::{Message, ServiceError};
-use crate::middleware::{Invocation, Kind};
+use crate::middleware::{Invocation, Kind, Outcome};
 use crate::node::{InFlight, Stopped};
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
@@ -23,20 +24,56 @@ use crate::trace::TraceContext;
 /// A [`Call`] that was awaited. Dropping it cancels the call.
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<T, E> {
-    call: Call<T, E>,
-    state: State<T, E>,
+    running: Running,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+impl<T, E> fmt::Debug for CallFuture<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallFuture")
+            .field("address", &self.running.parts.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T, E> CallFuture<T, E> {
+    pub(super) fn new(call: Call<T, E>) -> Self {
+        Self {
+            running: Running {
+                parts: call.parts,
+                retry: call.retry,
+                state: State::Prepared,
+            },
+            result: PhantomData,
+        }
+    }
+}
+
+impl<T: Message, E: ServiceError> Future for CallFuture<T, E> {
+    type Output = Result<T, CallError<E>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.running.poll(cx).map(decode)
+    }
+}
+
+/// The call without its types, so that programs have it once and not for each type of reply.
+struct Running {
+    parts: Parts,
+    retry: Option<Retry>,
+    state: State,
 }
 
 #[expect(
     clippy::large_enum_variant,
     reason = "a call in flight is the usual state, and what the others would save is an allocation of this one"
 )]
-enum State<T, E> {
+enum State {
     Prepared,
     /// The request is on its way.
     InFlight(InFlight, Sent),
     /// With middleware, a span, retries, or from before there is a connection.
-    Full(BoxFuture<'static, Result<T, CallError<E>>>),
+    Full(BoxFuture<'static, Outcome>),
     Over,
 }
 
@@ -47,23 +84,10 @@ struct Sent {
     deadline: Instant,
 }
 
-impl<T, E> fmt::Debug for CallFuture<T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CallFuture").field(&self.call).finish()
-    }
-}
-
-impl<T: Message, E: ServiceError> CallFuture<T, E> {
-    pub(super) fn new(call: Call<T, E>) -> Self {
-        Self {
-            call,
-            state: State::Prepared,
-        }
-    }
-
+impl Running {
     /// Sends the request, or says why not.
-    fn begin(&mut self) -> Result<State<T, E>, CallError<E>> {
-        let parts = &mut self.call.parts;
+    fn begin(&mut self) -> Result<State, Failure> {
+        let parts = &mut self.parts;
         let body = std::mem::replace(&mut parts.body, Ok(Bytes::new()))?;
         let scope = Scope::current();
         let now = Instant::now();
@@ -75,7 +99,7 @@ impl<T: Message, E: ServiceError> CallFuture<T, E> {
             body,
             deadline,
         };
-        if self.call.retry.is_some() || !span.is_disabled() || !parts.node.is_direct() {
+        if self.retry.is_some() || !span.is_disabled() || !parts.node.is_direct() {
             return Ok(self.in_full(address, sent, span));
         }
         parts.node.check_open()?;
@@ -90,51 +114,47 @@ impl<T: Message, E: ServiceError> CallFuture<T, E> {
         );
         match InFlight::start(&parts.node, invocation, now, false) {
             Ok(flight) => Ok(State::InFlight(flight, sent)),
-            Err(Stopped::Failed(failure)) => Err(decode_failure(failure)),
+            Err(Stopped::Failed(failure)) => Err(failure),
             Err(Stopped::Unsent(_)) => self.again(sent),
         }
     }
 
     /// Sends once more what did not leave.
-    fn again(&mut self, sent: Sent) -> Result<State<T, E>, CallError<E>> {
-        let address = self.call.parts.address()?;
+    fn again(&mut self, sent: Sent) -> Result<State, Failure> {
+        let address = self.parts.address()?;
         let span = span(&address);
         Ok(self.in_full(address, sent, span))
     }
 
-    fn in_full(&mut self, address: Address, sent: Sent, span: tracing::Span) -> State<T, E> {
+    fn in_full(&mut self, address: Address, sent: Sent, span: tracing::Span) -> State {
         let Sent {
             scope,
             body,
             deadline,
         } = sent;
-        let call = self.call.take();
-        let headers = call.parts.headers.clone();
-        let invocation = Invocation::new(Kind::Call, address, headers, call.parts.encoded(body), deadline);
-        State::Full(call.run(invocation, span, scope).boxed())
+        let parts = self.parts.take();
+        let headers = parts.headers.clone();
+        let invocation = Invocation::new(Kind::Call, address, headers, parts.encoded(body), deadline);
+        State::Full(parts.run_in_full(self.retry.take(), invocation, span, scope))
     }
-}
 
-impl<T: Message, E: ServiceError> Future for CallFuture<T, E> {
-    type Output = Result<T, CallError<E>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { call, state } = &mut *self;
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Self { parts, state, .. } = self;
         let next = match state {
             State::Prepared => self.begin(),
             State::InFlight(flight, _) => {
-                let tried = ready!(flight.poll(&call.parts.node, cx));
+                let tried = ready!(flight.poll(&parts.node, cx));
                 match (tried, std::mem::replace(state, State::Over)) {
-                    (Ok(reply), _) => return Poll::Ready(decode_reply(&reply)),
+                    (Ok(reply), _) => return Poll::Ready(Ok(reply)),
                     (Err(Stopped::Unsent(_)), State::InFlight(_, sent)) => self.again(sent),
-                    (Err(Stopped::Failed(failure)), _) => Err(decode_failure(failure)),
+                    (Err(Stopped::Failed(failure)), _) => Err(failure),
                     (Err(Stopped::Unsent(_)), _) => return Poll::Pending,
                 }
             }
             State::Full(full) => {
-                let result = ready!(full.poll_unpin(cx));
+                let outcome = ready!(full.poll_unpin(cx));
                 *state = State::Over;
-                return Poll::Ready(result);
+                return Poll::Ready(outcome);
             }
             State::Over => return Poll::Pending,
         };
@@ -143,18 +163,18 @@ impl<T: Message, E: ServiceError> Future for CallFuture<T, E> {
                 self.state = next;
                 self.poll(cx)
             }
-            Err(error) => {
+            Err(failure) => {
                 self.state = State::Over;
-                Poll::Ready(Err(error))
+                Poll::Ready(Err(failure))
             }
         }
     }
 }
 
-impl<T, E> Drop for CallFuture<T, E> {
+impl Drop for Running {
     fn drop(&mut self) {
         if let State::InFlight(flight, _) = &mut self.state {
-            flight.abandon(&self.call.parts.node);
+            flight.abandon(&self.parts.node);
         }
     }
 }

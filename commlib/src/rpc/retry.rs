@@ -5,7 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::error::{CallError, Execution, NodeError, StatusCode};
+use crate::error::{Execution, Failure, StatusCode};
 use crate::node::Node;
 
 /// The longest wait before the first retry; twice as long before each one more.
@@ -176,37 +176,8 @@ impl Budget {
     }
 }
 
-/// A failure that may be worth another try.
-pub(super) trait Failed {
-    fn code(&self) -> Option<StatusCode>;
-    fn execution(&self) -> Execution;
-}
-
-impl<E> Failed for CallError<E> {
-    fn code(&self) -> Option<StatusCode> {
-        self.code()
-    }
-
-    fn execution(&self) -> Execution {
-        self.execution()
-    }
-}
-
-impl Failed for NodeError {
-    fn code(&self) -> Option<StatusCode> {
-        match self {
-            Self::Status(status) => Some(status.code),
-            _ => None,
-        }
-    }
-
-    fn execution(&self) -> Execution {
-        self.execution()
-    }
-}
-
 /// The tries of one call.
-pub(super) struct Tries<'a, F> {
+pub(super) struct Tries<'a> {
     retry: Option<Retry>,
     budget: &'a Budget,
     /// Whether it may run twice.
@@ -214,10 +185,10 @@ pub(super) struct Tries<'a, F> {
     deadline: Instant,
     retries: u32,
     /// The first failure after which it may have run.
-    doubt: Option<F>,
+    doubt: Option<Failure>,
 }
 
-impl<'a, F: Failed> Tries<'a, F> {
+impl<'a> Tries<'a> {
     pub(super) fn new(retry: Option<Retry>, budget: &'a Budget, repeatable: bool, deadline: Instant) -> Self {
         if retry.is_some() {
             budget.call();
@@ -233,7 +204,7 @@ impl<'a, F: Failed> Tries<'a, F> {
     }
 
     /// After a failure: waits until it is to be tried again, or gives back what the call ends with.
-    pub(super) async fn after(&mut self, failure: F) -> Option<F> {
+    pub(super) async fn after(&mut self, failure: Failure) -> Option<Failure> {
         let delay = Retry::delay(self.retries);
         let again = self.retry.is_some_and(|retry| self.retries < retry.times)
             && self.allows(&failure)
@@ -253,7 +224,7 @@ impl<'a, F: Failed> Tries<'a, F> {
     }
 
     /// Whether another try can help and can do no harm.
-    fn allows(&self, failure: &F) -> bool {
+    fn allows(&self, failure: &Failure) -> bool {
         let passing = matches!(
             failure.code(),
             Some(StatusCode::Unavailable | StatusCode::NoResponders | StatusCode::ResourceExhausted)
@@ -265,13 +236,13 @@ impl<'a, F: Failed> Tries<'a, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LocalError, NoError, Status};
+    use crate::{LocalError, Status};
 
-    fn status(code: StatusCode) -> CallError<NoError> {
-        CallError::Status(Status::new(code, "a failure"))
+    fn status(code: StatusCode) -> Failure {
+        Failure::Status(Status::new(code, "a failure"))
     }
 
-    fn tries(budget: &Budget, repeatable: bool) -> Tries<'_, CallError<NoError>> {
+    fn tries(budget: &Budget, repeatable: bool) -> Tries<'_> {
         let deadline = Instant::now() + Duration::from_secs(60);
         Tries::new(Some(Retry::times(3)), budget, repeatable, deadline)
     }
@@ -289,7 +260,7 @@ mod tests {
         assert!(again(status(StatusCode::NoResponders), false).await);
         assert!(!again(status(StatusCode::DeadlineExceeded), true).await);
         assert!(!again(status(StatusCode::InvalidArgument), true).await);
-        assert!(!again(CallError::Local(LocalError::Closed), true).await);
+        assert!(!again(Failure::Local(LocalError::Closed), true).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -235,6 +235,11 @@ impl ServerHandle {
     /// # Errors
     /// As [`shutdown`](Self::shutdown).
     pub async fn shutdown_within(&self, limit: Duration) -> Result<(), NodeError> {
-        self.serving.shutdown(after(Instant::now(), limit)).await
+        self.end(limit).await
+    }
+
+    /// Boxed here, as what an `async fn` awaits is compiled once more in every crate that awaits it.
+    fn end(&self, limit: Duration) -> BoxFuture<'_, Result<(), NodeError>> {
+        self.serving.shutdown(after(Instant::now(), limit)).boxed()
     }
 }

@@ -82,6 +82,7 @@ on_every_transport! {
             a_dropped_subscription_ends
             a_stopped_subscription_gives_what_it_has_and_ends
             an_unusable_message_is_a_notice
+            one_that_joins_others_hears_nothing_of_before
             untyped_subscriptions_hear_everything
             the_trace_goes_through_topics
             a_bad_level_is_refused_before_it_is_sent

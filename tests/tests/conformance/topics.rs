@@ -298,6 +298,22 @@ pub async fn an_unusable_message_is_a_notice(world: World) {
     assert_eq!(next(&mut subscription).await.unwrap().message.seq, 1);
 }
 
+pub async fn one_that_joins_others_hears_nothing_of_before(world: World) {
+    let node = world.node().await;
+    let subscriber = SensorsSubscriber::new(&node);
+    let _others = subscriber.bumper().await.unwrap();
+    let publisher = SensorsPublisher::new(&world.node().await);
+    for round in 0..50 {
+        let (before, after) = (round * 100, round * 100 + 99);
+        for seq in before..before + 20 {
+            publisher.bumper(Reading { seq }).await.unwrap();
+        }
+        let mut joins = subscriber.bumper().await.unwrap();
+        publisher.bumper(Reading { seq: after }).await.unwrap();
+        assert_eq!(next(&mut joins).await.unwrap().message.seq, after);
+    }
+}
+
 pub async fn untyped_subscriptions_hear_everything(world: World) {
     let node = world.node().await;
     let mut all = TopicSubscriber::new(&node)

@@ -78,23 +78,23 @@ pub(super) enum Command {
 /// What is known of a channel or glob.
 #[derive(Default)]
 struct Interest {
-    state: State,
-    entries: Vec<Arc<Entry>>,
-    /// Who waits for the confirmation.
-    waiting: Vec<(u64, oneshot::Sender<Result<(), TransportError>>)>,
+    members: Vec<Member>,
+    /// The last question about it on this connection, by its number. Each group of members that come at once asks anew, also
+    /// where others hear it already: the answer tells where in the stream of messages theirs begin.
+    asked: Option<u64>,
+    /// The last question that the broker answered with a confirmation.
+    confirmed: Option<u64>,
+    /// When to ask again, after a refusal.
+    retry: Option<Instant>,
 }
 
-#[derive(Default, Clone, Copy, PartialEq)]
-enum State {
-    /// Not asked for on this connection.
-    #[default]
-    Wanted,
-    /// With the number of the question, as a topic may be left and asked for again meanwhile.
-    Asked(u64),
-    Confirmed,
-    Refused {
-        retry: Instant,
-    },
+/// A subscription to a channel or glob.
+struct Member {
+    entry: Arc<Entry>,
+    /// The question whose answer it waits for, or has had.
+    asked: Option<u64>,
+    /// Who waits for the confirmation.
+    done: Option<oneshot::Sender<Result<(), TransportError>>>,
 }
 
 /// What the broker still has to answer.
@@ -114,6 +114,8 @@ pub(super) struct Hub {
     owed: VecDeque<Owed>,
     /// Counts the questions.
     asked: u64,
+    /// Where subscriptions came that nobody asked the broker for yet.
+    new: Vec<Topic>,
     out: Vec<u8>,
     /// The readers that the last message has put behind.
     behind: Vec<Arc<dyn TopicSink>>,
@@ -133,6 +135,7 @@ impl Hub {
             globs: HashMap::new(),
             owed: VecDeque::new(),
             asked: 0,
+            new: Vec::new(),
             out: Vec::new(),
             behind: Vec::new(),
         }
@@ -157,7 +160,11 @@ impl Hub {
                 tokio::select! {
                     opened = &mut open => break opened,
                     command = self.commands.recv() => match command {
-                        Some(command) => self.command(command),
+                        Some(command) => {
+                            self.command(command);
+                            // All are asked for when there is a connection.
+                            self.new.clear();
+                        }
                         None => return,
                     },
                 }
@@ -188,7 +195,7 @@ impl Hub {
         // connection takes everything.
         let mut asked = Instant::now();
         let mut owing = false;
-        self.ask_for_wanted(asked);
+        self.ask_for_all(asked);
         loop {
             if !self.out.is_empty() {
                 match tokio::time::timeout(SILENCE, link.write(&self.out)).await {
@@ -215,7 +222,7 @@ impl Hub {
                     while let Ok(command) = self.commands.try_recv() {
                         self.command(command);
                     }
-                    self.ask_for_wanted(Instant::now());
+                    self.ask_for_new();
                 }
                 now = tick.tick() => {
                     let quiet = now.saturating_duration_since(link.reader.heard.max(asked));
@@ -234,7 +241,7 @@ impl Hub {
                         resp::command(&mut self.out, &[b"PING"]);
                         self.owed.push_back(Owed::Pong);
                     }
-                    self.ask_for_wanted(now);
+                    self.ask_for_all(now);
                 }
             }
         }
@@ -255,31 +262,25 @@ impl Hub {
     fn command(&mut self, command: Command) {
         match command {
             Command::Add { entry, done } => {
-                let Topic { glob, name } = entry.topic().clone();
-                let interest = self.interests(glob).entry(name).or_default();
-                if interest.state == State::Confirmed {
-                    entry.confirmed();
-                    if let Some(done) = done {
-                        let _ = done.send(Ok(()));
-                    }
-                } else {
-                    interest.waiting.extend(done.map(|done| (entry.id(), done)));
-                    if matches!(interest.state, State::Refused { .. }) {
-                        interest.state = State::Wanted;
-                    }
-                }
-                interest.entries.push(entry);
+                let topic = entry.topic().clone();
+                let interest = self.interests(topic.glob).entry(topic.name.clone()).or_default();
+                interest.retry = None;
+                interest.members.push(Member {
+                    entry,
+                    asked: None,
+                    done,
+                });
+                self.new.push(topic);
             }
             Command::Remove { topic, id } => {
                 let Some(interest) = self.interests(topic.glob).get_mut(&topic.name) else {
                     return;
                 };
-                interest.entries.retain(|entry| entry.id() != id);
-                interest.waiting.retain(|(waiting, _)| *waiting != id);
-                if interest.entries.is_empty() {
-                    let state = interest.state;
+                interest.members.retain(|member| member.entry.id() != id);
+                if interest.members.is_empty() {
+                    let asked = interest.asked.is_some();
                     self.interests(topic.glob).remove(&topic.name);
-                    if matches!(state, State::Asked(_) | State::Confirmed) {
+                    if asked {
                         topic.command(&mut self.out, false);
                         self.owed.push_back(Owed::Unsubscribed);
                     }
@@ -288,40 +289,42 @@ impl Hub {
         }
     }
 
-    /// Subscribes to what is not yet asked for on this connection.
-    fn ask_for_wanted(&mut self, now: Instant) {
-        let globs = self
-            .globs
-            .iter_mut()
-            .map(|(name, interest)| (true, name, interest));
-        let channels = self
-            .channels
-            .iter_mut()
-            .map(|(name, interest)| (false, name, interest));
-        for (glob, name, interest) in globs.chain(channels) {
-            let due = match interest.state {
-                State::Wanted => true,
-                State::Refused { retry } => retry <= now,
-                State::Asked(_) | State::Confirmed => false,
-            };
-            if due {
-                self.asked += 1;
-                interest.state = State::Asked(self.asked);
-                let topic = Topic {
-                    glob,
-                    name: name.clone(),
-                };
-                topic.command(&mut self.out, true);
-                self.owed.push_back(Owed::Subscribed(topic, self.asked));
+    /// Subscribes for those that came since.
+    fn ask_for_new(&mut self) {
+        for topic in std::mem::take(&mut self.new) {
+            let number = self.asked + 1;
+            if let Some(interest) = self.interests(topic.glob).get_mut(&topic.name)
+                && interest.ask(number)
+            {
+                self.question(topic, number);
             }
         }
+    }
+
+    /// Subscribes to everything that is not asked for on this connection.
+    fn ask_for_all(&mut self, now: Instant) {
+        for glob in [true, false] {
+            for (name, interest) in self.interests(glob) {
+                if interest.is_due(now) {
+                    let name = name.clone();
+                    self.new.push(Topic { glob, name });
+                }
+            }
+        }
+        self.ask_for_new();
+    }
+
+    fn question(&mut self, topic: Topic, number: u64) {
+        self.asked = number;
+        topic.command(&mut self.out, true);
+        self.owed.push_back(Owed::Subscribed(topic, number));
     }
 
     /// The connection is gone, and with it everything that was asked for.
     fn lost(&mut self) {
         self.owed.clear();
         for interest in self.channels.values_mut().chain(self.globs.values_mut()) {
-            interest.state = State::Wanted;
+            interest.lost();
         }
     }
 
@@ -365,53 +368,87 @@ impl Hub {
         let Some(interest) = self.interests(topic.glob).get_mut(&topic.name) else {
             return Ok(());
         };
-        if interest.state != State::Asked(number) {
-            return Ok(());
+        match error {
+            None => interest.confirmed(number),
+            Some(error) => interest.refused(number, &topic, &error),
         }
-        let Some(error) = error else {
-            interest.confirmed();
-            return Ok(());
-        };
-        interest.refused(&topic, &error);
-        if interest.entries.is_empty() {
+        if interest.members.is_empty() {
+            let others_heard_it = interest.confirmed.is_some();
             self.interests(topic.glob).remove(&topic.name);
+            if others_heard_it {
+                topic.command(&mut self.out, false);
+                self.owed.push_back(Owed::Unsubscribed);
+            }
         }
         Ok(())
     }
 }
 
 impl Interest {
+    /// Whether somebody waits to be asked for.
+    fn is_due(&self, now: Instant) -> bool {
+        self.retry.is_none_or(|retry| retry <= now) && self.members.iter().any(|member| member.asked.is_none())
+    }
+
+    /// Takes the number of a question for those that have none. Returns whether there are any.
+    fn ask(&mut self, number: u64) -> bool {
+        let mut any = false;
+        for member in self.members.iter_mut().filter(|member| member.asked.is_none()) {
+            member.asked = Some(number);
+            any = true;
+        }
+        if any {
+            self.asked = Some(number);
+            self.retry = None;
+        }
+        any
+    }
+
+    fn lost(&mut self) {
+        (self.asked, self.confirmed, self.retry) = (None, None, None);
+        for member in &mut self.members {
+            member.asked = None;
+        }
+    }
+
     fn message(&self, channel: &str, payload: &Value, behind: &mut Vec<Arc<dyn TopicSink>>) {
-        // What comes before the confirmation is for a subscription that was left, not for those that wait for theirs.
-        if self.state != State::Confirmed {
-            return;
-        }
-        for entry in &self.entries {
-            entry.message(channel, payload);
-            behind.extend(entry.behind());
-        }
-    }
-
-    fn confirmed(&mut self) {
-        self.state = State::Confirmed;
-        for entry in &self.entries {
-            entry.confirmed();
-        }
-        for (_, done) in self.waiting.drain(..) {
-            let _ = done.send(Ok(()));
+        // What comes before a member's confirmation is for others, or for a subscription that was left.
+        for member in &self.members {
+            if member.asked.is_some() && member.asked <= self.confirmed {
+                member.entry.message(channel, payload);
+                behind.extend(member.entry.behind());
+            }
         }
     }
 
-    fn refused(&mut self, topic: &Topic, error: &ServerError) {
+    fn confirmed(&mut self, number: u64) {
+        self.confirmed = Some(number);
+        for member in self.members.iter_mut().filter(|member| member.asked == Some(number)) {
+            member.entry.confirmed();
+            if let Some(done) = member.done.take() {
+                let _ = done.send(Ok(()));
+            }
+        }
+    }
+
+    /// Who waits is told, and has no subscription; others are asked for again later.
+    fn refused(&mut self, number: u64, topic: &Topic, error: &ServerError) {
         let what = format!("subscribe to `{}`", topic.name);
-        for (id, done) in self.waiting.drain(..) {
-            self.entries.retain(|entry| entry.id() != id);
-            let _ = done.send(Err(fault::refused(&what, error)));
-        }
-        self.state = State::Refused {
-            retry: Instant::now() + RETRY,
-        };
-        if !self.entries.is_empty() {
+        let mut remaining = false;
+        self.members.retain_mut(|member| {
+            if member.asked != Some(number) {
+                return true;
+            }
+            member.asked = None;
+            if let Some(done) = member.done.take() {
+                let _ = done.send(Err(fault::refused(&what, error)));
+                return false;
+            }
+            remaining = true;
+            true
+        });
+        if remaining {
+            self.retry = Some(Instant::now() + RETRY);
             tracing::warn!(
                 topic = topic.name,
                 error = fault::text(error),
@@ -439,52 +476,111 @@ mod tests {
         fn dropped(&self, _: &str) {}
     }
 
-    #[test]
-    fn a_topic_that_is_left_and_wanted_again_waits_for_its_own_confirmation() {
-        let url = crate::transport::BrokerUrl::parse("redis://127.0.0.1").unwrap();
-        let endpoint =
-            Endpoint::new(&url, &crate::transport::Tls::default(), SILENCE, String::new(), 0).unwrap();
-        let mut hub = Hub::new(
-            Arc::new(endpoint),
-            mpsc::unbounded_channel().1,
-            CancellationToken::new(),
-        );
-        let listener = Arc::new(Listener::default());
-        let hear = |hub: &mut Hub| {
-            let parts = ["a.b", r#"{"data":1,"meta":{}}"#].map(|text| Value::Bulk(text.into()));
-            hub.value(Value::Push(PushKind::Message, parts.into())).unwrap();
-            listener.0.load(Ordering::Relaxed)
-        };
-        let add = |hub: &mut Hub, id| {
+    /// A hub and what its subscriptions heard.
+    struct World {
+        hub: Hub,
+        heard: HashMap<u64, Arc<Listener>>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let url = crate::transport::BrokerUrl::parse("redis://127.0.0.1").unwrap();
+            let tls = crate::transport::Tls::default();
+            let endpoint = Endpoint::new(&url, &tls, SILENCE, String::new(), 0).unwrap();
+            let (stop, commands) = (CancellationToken::new(), mpsc::unbounded_channel().1);
+            Self {
+                hub: Hub::new(Arc::new(endpoint), commands, stop),
+                heard: HashMap::new(),
+            }
+        }
+
+        /// Subscribes, and returns where the confirmation comes.
+        fn add(&mut self, id: u64) -> oneshot::Receiver<Result<(), TransportError>> {
             let (done, confirmed) = oneshot::channel();
+            let listener = Arc::new(Listener::default());
+            self.heard.insert(id, Arc::clone(&listener));
             let entry = Arc::new(Entry::new(
                 id,
                 Pattern::new("a.b").unwrap(),
                 100,
                 super::super::handle::Handle::new().0,
                 super::super::subscription::Outlet::Plain,
-                Arc::clone(&listener) as Arc<dyn TopicSink>,
+                listener,
             ));
-            hub.command(Command::Add {
-                entry,
-                done: Some(done),
-            });
-            hub.ask_for_wanted(Instant::now());
+            let done = Some(done);
+            self.hub.command(Command::Add { entry, done });
+            self.hub.ask_for_new();
             confirmed
-        };
-        let topic = Topic::covering(&Pattern::new("a.b").unwrap());
-        let mut first = add(&mut hub, 1);
-        hub.command(Command::Remove { topic, id: 1 });
-        let mut second = add(&mut hub, 2);
-        hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
+        }
+
+        fn remove(&mut self, id: u64) {
+            let topic = Topic::covering(&Pattern::new("a.b").unwrap());
+            self.hub.command(Command::Remove { topic, id });
+        }
+
+        fn answer(&mut self, kind: PushKind) -> Result<(), LinkError> {
+            self.hub.value(Value::Push(kind, Vec::new()))
+        }
+
+        /// A message comes. Returns how many a subscription has heard in all.
+        fn hear(&mut self, id: u64) -> usize {
+            let parts = ["a.b", r#"{"data":1,"meta":{}}"#].map(|text| Value::Bulk(text.into()));
+            self.hub.value(Value::Push(PushKind::Message, parts.into())).unwrap();
+            self.heard[&id].0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_topic_that_is_left_and_wanted_again_waits_for_its_own_confirmation() {
+        let mut world = World::new();
+        let mut first = world.add(1);
+        world.remove(1);
+        let mut second = world.add(2);
+        world.answer(PushKind::Subscribe).unwrap();
         assert!(first.try_recv().is_err());
         assert!(second.try_recv().is_err(), "that was the answer to the first");
-        assert_eq!(hear(&mut hub), 0, "published before the second one");
-        hub.value(Value::Push(PushKind::Unsubscribe, Vec::new())).unwrap();
-        hub.value(Value::Push(PushKind::Subscribe, Vec::new())).unwrap();
+        assert_eq!(world.hear(2), 0, "published before the second one");
+        world.answer(PushKind::Unsubscribe).unwrap();
+        world.answer(PushKind::Subscribe).unwrap();
         second.try_recv().unwrap().unwrap();
-        assert_eq!(hear(&mut hub), 1);
-        assert!(hub.value(Value::Push(PushKind::Subscribe, Vec::new())).is_err());
+        assert_eq!(world.hear(2), 1);
+        assert!(world.answer(PushKind::Subscribe).is_err());
+    }
+
+    #[test]
+    fn one_that_joins_others_waits_for_its_own_confirmation() {
+        let mut world = World::new();
+        let mut first = world.add(1);
+        world.answer(PushKind::Subscribe).unwrap();
+        first.try_recv().unwrap().unwrap();
+        let mut second = world.add(2);
+        assert_eq!(world.hear(1), 1);
+        assert_eq!(world.hear(2), 0, "published before the broker knew of it");
+        assert!(second.try_recv().is_err());
+        world.answer(PushKind::Subscribe).unwrap();
+        second.try_recv().unwrap().unwrap();
+        assert_eq!((world.hear(2), world.hear(1)), (1, 4));
+    }
+
+    #[test]
+    fn one_that_is_refused_where_others_were_heard_leaves_the_topic() {
+        let refuse = |world: &mut World| {
+            let Ok(redis::Value::ServerError(error)) = redis::parse_redis_value(b"-NOPERM no\r\n") else {
+                panic!("no error");
+            };
+            world.hub.value(Value::Error(error)).unwrap();
+        };
+        let mut world = World::new();
+        let _first = world.add(1);
+        world.answer(PushKind::Subscribe).unwrap();
+        let mut second = world.add(2);
+        world.remove(1);
+        world.hub.out.clear();
+        refuse(&mut world);
+        assert!(second.try_recv().unwrap().is_err());
+        assert!(String::from_utf8_lossy(&world.hub.out).contains("UNSUBSCRIBE"));
+        world.answer(PushKind::Unsubscribe).unwrap();
+        assert!(world.hub.channels.is_empty() && world.hub.owed.is_empty());
     }
 
     #[test]

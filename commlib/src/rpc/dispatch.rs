@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::handling::{Handling, is_inside, refuse};
-use super::pace::{Pace, Waiter};
 use super::{MethodDescriptor, RpcService};
 use crate::codec::{self, Codec};
 use crate::envelope::Meta;
@@ -18,6 +17,7 @@ use crate::error::{Execution, Status, StatusCode};
 use crate::limits::{FOREVER, too_large};
 use crate::node::Node;
 use crate::runtime::cancel::Cancel;
+use crate::runtime::pace::{Pace, Waiter};
 use crate::runtime::serving::Serving;
 use crate::runtime::{id, now_micros};
 use crate::transport::{Delivery, RequestSink, Taken, TopicMessage, TopicSink};

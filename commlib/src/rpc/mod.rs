@@ -9,7 +9,6 @@ mod durable_call;
 mod future;
 mod handling;
 mod once;
-mod pace;
 mod retry;
 mod server;
 

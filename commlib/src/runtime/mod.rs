@@ -2,6 +2,7 @@
 
 pub(crate) mod cancel;
 pub(crate) mod id;
+pub(crate) mod pace;
 pub(crate) mod pending;
 pub(crate) mod retries;
 pub(crate) mod scope;

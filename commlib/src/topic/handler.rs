@@ -1,8 +1,9 @@
 //! Handlers: a trait's methods run for the messages of its topics.
 
 use std::fmt;
-use std::future::IntoFuture;
+use std::future::{IntoFuture, poll_fn};
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::error::{Execution, Failure, NodeError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, panicked};
 use crate::node::Node;
 use crate::rpc::ServerHandle;
+use crate::runtime::pace::{Pace, Waiter};
 use crate::runtime::retries::{Retries, bounded, too_often};
 use crate::runtime::scope::Scope;
 use crate::runtime::serving::{Serving, Source};
@@ -204,6 +206,7 @@ impl ServeTopics {
                 serving: Arc::clone(&serving),
                 topic,
                 retries: self.retries,
+                pace: Pace::default(),
             };
             serving
                 .tasks
@@ -254,6 +257,7 @@ struct Worker {
     serving: Arc<Serving>,
     topic: &'static TopicDescriptor,
     retries: Retries,
+    pace: Pace,
 }
 
 /// Handles the messages of one topic, in order when the concurrency is 1.
@@ -276,16 +280,39 @@ async fn work(worker: Arc<Worker>, mut reader: Reader, concurrency: usize) {
             }
             None => return,
         };
-        let worker = Arc::clone(&worker);
-        let tasks = worker.serving.tasks.clone();
-        tasks.spawn(async move {
+        if concurrency == 1 {
+            // The next one waits for this one anyway.
             worker.handle(message).await;
-            drop(place);
-        });
+            continue;
+        }
+        let mut handling = Arc::clone(&worker).paced(message).boxed();
+        // A task only for what waits for something.
+        if !worker.pace.is_quick(Waiter::Connection) || (&mut handling).now_or_never().is_none() {
+            worker.serving.tasks.spawn(async move {
+                handling.await;
+                drop(place);
+            });
+        }
     }
 }
 
 impl Worker {
+    /// Handles a message, and notes whether that was done at once.
+    async fn paced(self: Arc<Self>, received: TopicMessage) {
+        let mut begun = Some(Instant::now());
+        let mut handling = pin!(self.handle(received));
+        poll_fn(|cx| {
+            let polled = handling.as_mut().poll(cx);
+            match begun.take() {
+                Some(begun) if polled.is_ready() => self.pace.done(begun.elapsed()),
+                Some(_) => self.pace.waited(),
+                None => {}
+            }
+            polled
+        })
+        .await;
+    }
+
     async fn handle(&self, received: TopicMessage) {
         let TopicMessage {
             address,
@@ -344,6 +371,7 @@ impl Worker {
         .enter(AssertUnwindSafe(chain).catch_unwind())
         .instrument(span);
         let outcome = tokio::select! {
+            biased;
             outcome = work => outcome.unwrap_or_else(|panic| Err(panicked(&address, &*panic).into())),
             () = self.serving.ended.cancelled() => {
                 tracing::warn!(topic = address, "the node shut down before a topic message was handled");

@@ -303,13 +303,12 @@ impl Hub {
 
     /// Subscribes to everything that is not asked for on this connection.
     fn ask_for_all(&mut self, now: Instant) {
-        for glob in [true, false] {
-            for (name, interest) in self.interests(glob) {
-                if interest.is_due(now) {
-                    let name = name.clone();
-                    self.new.push(Topic { glob, name });
-                }
-            }
+        for (glob, interests) in [(true, &self.globs), (false, &self.channels)] {
+            let due = interests.iter().filter(|(_, interest)| interest.is_due(now));
+            self.new.extend(due.map(|(name, _)| Topic {
+                glob,
+                name: name.clone(),
+            }));
         }
         self.ask_for_new();
     }
@@ -387,7 +386,8 @@ impl Hub {
 impl Interest {
     /// Whether somebody waits to be asked for.
     fn is_due(&self, now: Instant) -> bool {
-        self.retry.is_none_or(|retry| retry <= now) && self.members.iter().any(|member| member.asked.is_none())
+        self.retry.is_none_or(|retry| retry <= now)
+            && self.members.iter().any(|member| member.asked.is_none())
     }
 
     /// Takes the number of a question for those that have none. Returns whether there are any.
@@ -423,7 +423,11 @@ impl Interest {
 
     fn confirmed(&mut self, number: u64) {
         self.confirmed = Some(number);
-        for member in self.members.iter_mut().filter(|member| member.asked == Some(number)) {
+        for member in self
+            .members
+            .iter_mut()
+            .filter(|member| member.asked == Some(number))
+        {
             member.entry.confirmed();
             if let Some(done) = member.done.take() {
                 let _ = done.send(Ok(()));
@@ -525,7 +529,9 @@ mod tests {
         /// A message comes. Returns how many a subscription has heard in all.
         fn hear(&mut self, id: u64) -> usize {
             let parts = ["a.b", r#"{"data":1,"meta":{}}"#].map(|text| Value::Bulk(text.into()));
-            self.hub.value(Value::Push(PushKind::Message, parts.into())).unwrap();
+            self.hub
+                .value(Value::Push(PushKind::Message, parts.into()))
+                .unwrap();
             self.heard[&id].0.load(Ordering::Relaxed)
         }
     }

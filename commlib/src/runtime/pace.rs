@@ -1,4 +1,5 @@
-//! How a method's handlers behave: whether they are done at once, so that a task for each would cost more than the work.
+//! How the handlers of a method or topic behave: whether they are done at once, so that a task for each would cost more
+//! than the work.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -6,13 +7,13 @@ use std::time::Duration;
 /// After so many runs in a row that were quick enough, the next is expected to be, too; after one that was not, no more.
 const RUNS: u32 = 16;
 
-/// Who is kept waiting while a handler runs where its request was delivered.
+/// Who is kept waiting while a handler runs where its request or message was delivered.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Waiter {
+pub(crate) enum Waiter {
     /// Only the caller, which has nothing else to do: a task costs it about a microsecond, and what several calls of one
     /// task could gain by running on several cores is worth one beyond 100 µs.
     Caller,
-    /// A connection, with all requests that came with this one: a batch of 64 is handed out within about a millisecond.
+    /// A connection or a buffer, with all that came with this one: a batch of 64 is handed out within about a millisecond.
     Connection,
 }
 
@@ -25,9 +26,9 @@ impl Waiter {
     }
 }
 
-/// Counts the quick runs of a method in a row, those that are quick enough for each kind of waiter.
+/// Counts the quick runs of a method or topic in a row, those that are quick enough for each kind of waiter.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     caller: AtomicU32,
     connection: AtomicU32,
 }
@@ -41,12 +42,12 @@ impl Pace {
     }
 
     /// Whether the next run can be expected to be quick enough.
-    pub(super) fn is_quick(&self, waiter: Waiter) -> bool {
+    pub(crate) fn is_quick(&self, waiter: Waiter) -> bool {
         self.runs(waiter).load(Ordering::Relaxed) >= RUNS
     }
 
     /// A run was done after this time, without waiting for anything.
-    pub(super) fn done(&self, took: Duration) {
+    pub(crate) fn done(&self, took: Duration) {
         for waiter in [Waiter::Caller, Waiter::Connection] {
             if took > waiter.patience() {
                 self.runs(waiter).store(0, Ordering::Relaxed);
@@ -57,7 +58,7 @@ impl Pace {
     }
 
     /// A run had to wait for something.
-    pub(super) fn waited(&self) {
+    pub(crate) fn waited(&self) {
         self.done(Duration::MAX);
     }
 }

@@ -279,10 +279,10 @@ fn salvage(bytes: &Bytes, error: &serde_json::Error) -> Malformed {
     };
     // The body may be what is no text; its sender is told all the same.
     let lossy = String::from_utf8_lossy(bytes);
-    let route = serde_json::from_str::<Loose<'_>>(&lossy)
+    let route = serde_json::from_slice::<Loose<'_>>(lossy.as_bytes())
         .ok()
         .and_then(|loose| loose.meta.or(loose.header))
-        .and_then(|raw| serde_json::from_str::<Route>(raw.get()).ok());
+        .and_then(|raw| serde_json::from_slice::<Route>(raw.get().as_bytes()).ok());
     let mut malformed = Malformed::new(reason(error));
     if let Some(route) = route {
         malformed.reply_to = text(route.reply_to);

@@ -199,7 +199,7 @@ impl Node {
         };
         let transport = Arc::clone(&self.inner.transport);
         let limit = self.inner.config.operation_timeout;
-        self.inner.handle.spawn(async move {
+        let sending = async move {
             match tokio::time::timeout(
                 limit,
                 transport.publish(topic, message, PublishOptions::default()),
@@ -210,7 +210,8 @@ impl Node {
                 Ok(Err(error)) => tracing::debug!(%error, "a cancellation was not sent"),
                 Err(_) => tracing::debug!("a cancellation was not sent in time"),
             }
-        });
+        };
+        self.inner.handle.spawn(sending.boxed());
     }
 }
 

@@ -120,7 +120,7 @@ impl TopicSink for Requests {
                 _permit: permit,
             }),
         };
-        self.server.serving.tasks.spawn(request.handle());
+        self.server.serving.tasks.spawn(request.handle().boxed());
     }
 
     fn gap(&self) {

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use async_compat::Compat;
 use async_rs::Runtime;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use lapin::types::LongString;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
@@ -101,14 +103,22 @@ impl Target {
     }
 
     /// Connects and logs in, within the limit. Dropping the future ends the attempt.
-    pub(super) async fn open(&self, role: &str) -> Result<(Connection, KillHandle), ConnectError> {
-        match tokio::time::timeout(self.limit, self.attempt(role)).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::Timeout {
-                address: self.url.address(),
-                limit: self.limit,
-            }),
+    ///
+    /// In a box, so that programs have the client library's machinery once and not for each place that connects.
+    pub(super) fn open<'a>(
+        &'a self,
+        role: &'a str,
+    ) -> BoxFuture<'a, Result<(Connection, KillHandle), ConnectError>> {
+        async move {
+            match tokio::time::timeout(self.limit, self.attempt(role)).await {
+                Ok(result) => result,
+                Err(_) => Err(ConnectError::Timeout {
+                    address: self.url.address(),
+                    limit: self.limit,
+                }),
+            }
         }
+        .boxed()
     }
 
     async fn attempt(&self, role: &str) -> Result<(Connection, KillHandle), ConnectError> {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -62,7 +63,7 @@ pub(super) fn request(
             sink.failed(&id, error);
         }
     };
-    tasks.spawn_on(publishing, &runtime);
+    tasks.spawn_on(publishing.boxed(), &runtime);
     Ok(())
 }
 

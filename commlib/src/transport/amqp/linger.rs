@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lapin::Channel;
 use tokio::runtime::Handle;
 
@@ -22,10 +23,11 @@ pub(super) fn linger(channel: Channel) {
 fn keep(channel: impl Send + 'static) {
     // Without a runtime, at the end of a program, there is nobody left to wait.
     if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(async move {
+        let kept = async move {
             tokio::time::sleep(LATE).await;
             drop(channel);
-        });
+        };
+        runtime.spawn(kept.boxed());
     }
 }
 

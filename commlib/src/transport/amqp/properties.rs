@@ -324,7 +324,7 @@ pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: 
     if ours || (native && (says_not_json(properties) || (!names_header(&body) && is_json(&body)))) {
         return (Taken::Message(bare_request(properties, body)), question);
     }
-    let taken = match native::decode(&body) {
+    let taken = match native::in_any_form(&body) {
         Ok((mut message, Dialect::CommlibPy)) => {
             question.dialect = Dialect::CommlibPy;
             question.body_correlation_id = message.meta.correlation_id.take();
@@ -350,7 +350,7 @@ pub(super) fn read_reply(properties: &BasicProperties, body: Bytes) -> Option<(S
     let id = owned(properties.correlation_id())?;
     if !is_ours(properties)
         && looks_like_py(&body)
-        && let Ok((mut message, Dialect::CommlibPy)) = native::decode(&body)
+        && let Ok((mut message, Dialect::CommlibPy)) = native::in_any_form(&body)
     {
         message.meta.correlation_id = Some(id.clone());
         message.meta.headers = read_headers(properties);

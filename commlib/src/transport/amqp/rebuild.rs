@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -73,7 +74,7 @@ impl Drop for Own {
         let slot = Arc::clone(&self.slot);
         // Whoever closes the node waits for it.
         let closing = async move { slot.close(CLOSE).await };
-        self.core.tasks.spawn_on(closing, &self.core.runtime);
+        self.core.tasks.spawn_on(closing.boxed(), &self.core.runtime);
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use lapin::{Channel, Connection, Event};
 use parking_lot::Mutex;
@@ -90,8 +91,8 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) async fn channel(&self) -> Result<Channel, TransportError> {
-        errors::bounded("opening a channel", self.limit, self.connection.create_channel()).await
+    pub(super) fn channel(&self) -> BoxFuture<'_, Result<Channel, TransportError>> {
+        errors::bounded("opening a channel", self.limit, self.connection.create_channel()).boxed()
     }
 
     /// Resolves when the connection is gone.
@@ -121,7 +122,7 @@ impl Link {
     /// was written on it.
     pub(super) fn close_channel(self: &Arc<Self>, channel: Channel, settled: CancellationToken) {
         let (link, session) = (Arc::clone(self), self.session());
-        tokio::spawn(async move {
+        let closing = async move {
             tokio::select! {
                 () = settled.cancelled() => {}
                 () = link.dead() => return linger(channel),
@@ -132,7 +133,8 @@ impl Link {
             let _ = tokio::time::timeout(CHANNEL_CLOSE, channel.close(200, name("closed"))).await;
             drop(session);
             linger(channel);
-        });
+        };
+        tokio::spawn(closing.boxed());
     }
 
     /// Why the broker takes no publishes, while it takes none.

@@ -1,13 +1,13 @@
 //! What the broker's refusals mean.
 
-use redis::{ServerError, ServerErrorKind};
+use redis::ServerError;
 
 use crate::error::Execution;
 use crate::transport::{TransportError, TransportErrorKind};
 
 /// Whether the broker does not know a script.
 pub(super) fn is_unknown_script(error: &ServerError) -> bool {
-    error.kind() == Some(ServerErrorKind::NoScript)
+    error.code() == "NOSCRIPT"
 }
 
 /// Whether a key is of another type than the command is for.
@@ -22,7 +22,7 @@ pub(super) fn is_forbidden(error: &ServerError) -> bool {
 
 /// Whether the broker reads its data and does nothing else yet.
 pub(super) fn is_loading(error: &ServerError) -> bool {
-    error.kind() == Some(ServerErrorKind::BusyLoading)
+    error.code() == "LOADING"
 }
 
 /// Whether the broker is a replica, which takes no writes: after a failover the master is somewhere else.

@@ -364,18 +364,18 @@ fn int(digits: &[u8]) -> Result<i64, NotResp> {
     }
 }
 
-/// An error, as the crate `redis` reads it.
+/// An error, with the type of the crate `redis` for those that it does not know by itself: its parser would be the larger
+/// part of what a program has of that crate.
 fn error(text: &[u8]) -> Result<Value, NotResp> {
-    let line = [
-        b"-",
-        text.split(|byte| *byte == b'\n').next().unwrap_or_default(),
-        b"\r\n",
-    ]
-    .concat();
-    match redis::parse_redis_value(&line) {
-        Ok(redis::Value::ServerError(error)) => Ok(Value::Error(error)),
-        _ => Err(NotResp),
-    }
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = std::str::from_utf8(line).map_err(|_| NotResp)?;
+    let (code, details) = line
+        .split_once(' ')
+        .map_or((line, None), |(code, details)| (code, Some(details)));
+    let error = redis::make_extension_error(code.to_owned(), details.map(ToOwned::to_owned));
+    ServerError::try_from(error)
+        .map(Value::Error)
+        .map_err(|_| NotResp)
 }
 
 #[cfg(test)]

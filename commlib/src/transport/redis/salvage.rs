@@ -43,7 +43,7 @@ fn first(bytes: &[u8], name: &[u8]) -> Option<Route> {
 /// The object that `bytes` begins with, whatever follows.
 fn object(bytes: &[u8]) -> Option<Route> {
     let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<&RawValue>();
-    serde_json::from_str(values.next()?.ok()?.get()).ok()
+    serde_json::from_slice(values.next()?.ok()?.get().as_bytes()).ok()
 }
 
 #[cfg(test)]

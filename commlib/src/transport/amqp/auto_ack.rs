@@ -11,10 +11,11 @@ use lapin::message::Delivery as Message;
 use tokio::time::Instant;
 
 use super::acks::Unsettled;
-use super::consumer::{End, Item, Session, Task};
+use super::consumer::{Item, Session, Task};
 use super::properties::read_request;
 use super::rebuild::Rebuild;
 use super::responder::refusal;
+use super::session::End;
 use crate::error::{Execution, Status, StatusCode};
 
 /// Requests that may wait, for each that may run.

@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use futures_util::stream::{SelectAll, Stream, StreamExt};
 use lapin::message::Delivery as Message;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicCancelOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer as Incoming};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::acks::{Acks, Unsettled};
 use super::arrival::{self, Wait};
@@ -25,9 +24,10 @@ use super::prefetch::SharedCount;
 use super::properties::{Question, name, read_request, short};
 use super::rebuild::{Kept, Rebuild};
 use super::responder::Answer;
+use super::session::{self, End, Taker};
 use super::supervisor::Link;
 use super::surge::{self, Surge};
-use super::{Alive, Core, Started};
+use super::{Alive, Core};
 use crate::envelope::Malformed;
 use crate::limits::QUEUE_LENGTH;
 use crate::transport::{ConsumeSpec, Consumer, Delivery, Taken, TransportError, TransportErrorKind};
@@ -45,59 +45,20 @@ pub(super) enum Item {
 
 type Queues = SelectAll<Pin<Box<dyn Stream<Item = (usize, Item)> + Send>>>;
 
-/// The handle of a consumer.
-struct Handle {
-    stop: CancellationToken,
-    stopped: CancellationToken,
-    _guard: DropGuard,
-    _alive: Arc<Alive>,
-}
-
-impl Consumer for Handle {
-    fn stop(&self) -> BoxFuture<'_, ()> {
-        self.stop.cancel();
-        Box::pin(self.stopped.cancelled())
-    }
-}
-
-/// What came to an end.
-pub(super) enum End {
-    Stopped,
-    Gone(Option<lapin::Error>),
-}
-
 /// Starts taking; resolves when all queues are there and consumed.
 pub(super) async fn consume(
     core: &Arc<Core>,
     alive: Arc<Alive>,
     spec: ConsumeSpec,
 ) -> Result<Box<dyn Consumer>, TransportError> {
-    core.consuming.start();
     core.replies.start();
-    let stop = core.closing.child_token();
-    let guard = stop.clone().drop_guard();
-    let stopped = CancellationToken::new();
-    let (started, ready) = core.beginning();
-    let task = Task {
+    let rebuild = Rebuild::new(&spec.service, core, Kept::AtTheBroker);
+    let task = |stop| Task {
         core: Arc::clone(core),
         spec,
-        stop: stop.clone(),
-    };
-    let ended = stopped.clone().drop_guard();
-    core.tasks.spawn(
-        async move {
-            task.run(started).await;
-            drop(ended);
-        }
-        .boxed(),
-    );
-    core.begun("starting to take requests", ready).await?;
-    Ok(Box::new(Handle {
         stop,
-        stopped,
-        _guard: guard,
-        _alive: alive,
-    }))
+    };
+    Ok(session::begin(core, alive, "starting to take requests", rebuild, task).await?)
 }
 
 pub(super) struct Session {
@@ -117,56 +78,8 @@ pub(super) struct Task {
     pub(super) stop: CancellationToken,
 }
 
-impl Task {
-    async fn run(self, mut started: Option<Started>) {
-        let mut rebuild = Rebuild::new(&self.spec.service, &self.core, Kept::AtTheBroker);
-        loop {
-            let link = tokio::select! {
-                link = rebuild.next_link() => link,
-                () = self.stop.cancelled() => None,
-            };
-            let Some(link) = link else { return };
-            let built = tokio::select! {
-                built = self.build(&link) => built,
-                () = self.stop.cancelled() => return,
-            };
-            match built {
-                Ok(mut session) => {
-                    let wanted = started.take().is_none_or(|started| started.send(Ok(())).is_ok());
-                    let end = if wanted && self.spec.auto_ack {
-                        self.take_all(&mut session, &mut rebuild).await
-                    } else if wanted {
-                        self.take(&mut session, &mut rebuild).await
-                    } else {
-                        End::Stopped
-                    };
-                    self.wind_down(session, &link, matches!(end, End::Stopped)).await;
-                    match end {
-                        End::Stopped => return,
-                        End::Gone(error) => rebuild.ended(error.as_ref()),
-                    }
-                }
-                Err(error) => {
-                    if started.as_ref().is_some_and(oneshot::Sender::is_closed) {
-                        return;
-                    }
-                    if matches!(
-                        error.kind,
-                        TransportErrorKind::Conflict | TransportErrorKind::Forbidden
-                    ) && let Some(started) = started.take()
-                    {
-                        let _ = started.send(Err(error));
-                        return;
-                    }
-                    rebuild.failed(&error, &link);
-                }
-            }
-            tokio::select! {
-                () = rebuild.pause() => {}
-                () = self.stop.cancelled() => return,
-            }
-        }
-    }
+impl Taker for Task {
+    type Session = Session;
 
     async fn build(&self, link: &Link) -> Result<Session, TransportError> {
         let channel = link.channel().await?;
@@ -191,6 +104,18 @@ impl Task {
         Ok(session)
     }
 
+    async fn take(&self, mut session: Session, link: &Arc<Link>, rebuild: &mut Rebuild) -> End {
+        let end = if self.spec.auto_ack {
+            self.take_all(&mut session, rebuild).await
+        } else {
+            self.take_permitted(&mut session, rebuild).await
+        };
+        self.wind_down(session, link, matches!(end, End::Stopped)).await;
+        end
+    }
+}
+
+impl Task {
     /// A count for each queue, and at first one for all queues of the channel, so that no message is taken without a
     /// permit for it. Brokers from 4.3 on refuse the latter unless they are told not to; with these, messages over the
     /// permits wait here.
@@ -230,17 +155,7 @@ impl Task {
         };
         let queue = short("address", address.as_str())?;
         self.declare(session.acks.channel(), &queue).await?;
-        let what = format!("consuming the queue `{address}`");
-        let consume = session.acks.channel().basic_consume(
-            queue,
-            name(""),
-            BasicConsumeOptions {
-                no_ack: self.spec.auto_ack,
-                ..BasicConsumeOptions::default()
-            },
-            FieldTable::default(),
-        );
-        let incoming = bounded(&what, limit, consume).await?;
+        let incoming = session::consume(session.acks.channel(), &queue, self.spec.auto_ack, limit).await?;
         session.tags.push(incoming.tag());
         session.queues.push(items(index, incoming));
         Ok(())
@@ -267,7 +182,7 @@ impl Task {
     }
 
     /// Hands up what comes until there is nothing more to come.
-    async fn take(&self, session: &mut Session, rebuild: &mut Rebuild) -> End {
+    async fn take_permitted(&self, session: &mut Session, rebuild: &mut Rebuild) -> End {
         loop {
             tokio::task::coop::consume_budget().await;
             let item = match session.queues.next().now_or_never() {

@@ -11,7 +11,8 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 
-use super::durable::{GROUP_QUEUE, afresh, history};
+use super::durable::GROUP_QUEUE;
+use super::durable_settle::{afresh, history};
 use super::errors::{self, bounded};
 use super::kept::REQUEST_QUEUE;
 use super::properties::{self, name, read_topic, short};

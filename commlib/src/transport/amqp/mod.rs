@@ -19,7 +19,9 @@ mod auto_ack;
 mod connector;
 mod consumer;
 mod durable;
+mod durable_group;
 mod durable_letters;
+mod durable_settle;
 mod errors;
 mod fence;
 mod flight;
@@ -37,6 +39,7 @@ mod rebuild;
 mod responder;
 mod routes;
 mod row;
+mod session;
 mod subscription;
 mod supervisor;
 mod surge;
@@ -492,7 +495,7 @@ impl Transport for Amqp {
             if let Some(kept) = spec.durable.take()
                 && let Some(group) = spec.group.take()
             {
-                return durable::join(&self.core, alive, spec, group, &kept).await;
+                return durable_group::join(&self.core, alive, spec, group, &kept).await;
             }
             subscription::subscribe(&self.core, alive, spec).await
         }

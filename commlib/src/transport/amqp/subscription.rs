@@ -12,45 +12,29 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::Delivery as Message;
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer as Incoming};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::acks::{Acks, Unsettled};
 use super::errors::bounded;
 use super::linger::linger;
 use super::properties::{name, read_topic, short};
 use super::rebuild::{Kept, Rebuild};
+use super::session::{self, End, Taker};
 use super::supervisor::Link;
-use super::{Alive, Core, Started, TOPICS, random_name};
+use super::{Alive, Core, durable, random_name};
 use crate::limits::too_large;
-use crate::transport::{SubscribeSpec, Subscription, TopicMessage, TransportError, TransportErrorKind};
+use crate::transport::{Group, SubscribeSpec, Subscription, TopicMessage, TransportError};
 
 /// Messages that may wait at the broker; the oldest are dropped.
 const QUEUE_LENGTH: i32 = 10_000;
 /// How long a group's queue lives without members, in ms; in normal operation it goes with the last of them.
 const GROUP_EXPIRES: i32 = 60_000;
-
-struct Handle {
-    stop: CancellationToken,
-    stopped: CancellationToken,
-    _guard: DropGuard,
-    _alive: Arc<Alive>,
-}
-
-impl Subscription for Handle {
-    fn stop(&self) -> BoxFuture<'_, ()> {
-        self.stop.cancel();
-        Box::pin(self.stopped.cancelled())
-    }
-}
 
 /// Starts listening; resolves when the queue is bound and consumed.
 pub(super) async fn subscribe(
@@ -58,109 +42,31 @@ pub(super) async fn subscribe(
     alive: Arc<Alive>,
     spec: SubscribeSpec,
 ) -> Result<Box<dyn Subscription>, TransportError> {
-    core.consuming.start();
-    let stop = core.closing.child_token();
-    let guard = stop.clone().drop_guard();
-    let stopped = CancellationToken::new();
-    let (started, ready) = core.beginning();
-    let task = Task {
+    // A queue of its own goes with its connection, and what is in it too.
+    let kept = match spec.group {
+        Some(_) => Kept::AtTheBroker,
+        None => Kept::Nowhere,
+    };
+    let rebuild = Rebuild::new(spec.pattern.as_str(), core, kept);
+    let listener = |stop| Listener {
         core: Arc::clone(core),
         spec,
-        stop: stop.clone(),
-    };
-    let ended = stopped.clone().drop_guard();
-    core.tasks.spawn(
-        async move {
-            task.run(started).await;
-            drop(ended);
-        }
-        .boxed(),
-    );
-    core.begun("subscribing", ready).await?;
-    Ok(Box::new(Handle {
         stop,
-        stopped,
-        _guard: guard,
-        _alive: alive,
-    }))
+    };
+    Ok(session::begin(core, alive, "subscribing", rebuild, listener).await?)
 }
 
-/// What came to an end.
-enum End {
-    Stopped,
-    Gone(Option<lapin::Error>),
-}
-
-struct Task {
+struct Listener {
     core: Arc<Core>,
     spec: SubscribeSpec,
     stop: CancellationToken,
 }
 
-impl Task {
-    async fn run(self, mut started: Option<Started>) {
-        // A queue of its own goes with its connection, and what is in it too.
-        let kept = match self.spec.group {
-            Some(_) => Kept::AtTheBroker,
-            None => Kept::Nowhere,
-        };
-        let mut rebuild = Rebuild::new(self.spec.pattern.as_str(), &self.core, kept);
-        loop {
-            let link = tokio::select! {
-                link = rebuild.next_link() => link,
-                () = self.stop.cancelled() => None,
-            };
-            let Some(link) = link else { return };
-            let built = tokio::select! {
-                built = self.build(&link) => built,
-                () = self.stop.cancelled() => return,
-            };
-            match built {
-                Ok((channel, incoming)) => {
-                    match started.take() {
-                        Some(started) => {
-                            if started.send(Ok(())).is_err() {
-                                return;
-                            }
-                        }
-                        // From here on nothing is missed; what came before is.
-                        None => self.spec.sink.gap(),
-                    }
-                    let end = match &self.spec.group {
-                        None => self.listen(&channel, incoming, &mut rebuild).await,
-                        Some(_) => self.share(&link, &channel, incoming, &mut rebuild).await,
-                    };
-                    linger(channel);
-                    match end {
-                        End::Stopped => return,
-                        End::Gone(error) => rebuild.ended(error.as_ref()),
-                    }
-                }
-                Err(error) => {
-                    if started.as_ref().is_some_and(oneshot::Sender::is_closed) {
-                        return;
-                    }
-                    if matches!(
-                        error.kind,
-                        TransportErrorKind::Conflict | TransportErrorKind::Forbidden
-                    ) && let Some(started) = started.take()
-                    {
-                        let _ = started.send(Err(error));
-                        return;
-                    }
-                    rebuild.failed(&error, &link);
-                }
-            }
-            tokio::select! {
-                () = rebuild.pause() => {}
-                () = self.stop.cancelled() => return,
-            }
-        }
-    }
+impl Taker for Listener {
+    type Session = (Channel, Incoming);
 
-    async fn build(&self, link: &Link) -> Result<(Channel, Incoming), TransportError> {
+    async fn build(&self, link: &Link) -> Result<Self::Session, TransportError> {
         let limit = self.core.options.operation_timeout;
-        let pattern = self.spec.pattern.as_str();
         let mut arguments = FieldTable::default();
         arguments.insert(name("x-max-length"), AMQPValue::LongInt(QUEUE_LENGTH));
         arguments.insert(name("x-overflow"), AMQPValue::LongString("drop-head".into()));
@@ -172,17 +78,14 @@ impl Task {
             }
             Some(group) => {
                 arguments.insert(name("x-expires"), AMQPValue::LongInt(GROUP_EXPIRES));
-                // The characters of wildcards are no part of addresses, nor are these.
-                let pattern = pattern.replace('*', "+").replace('#', "++");
-                (format!("commlib.group.{}.{pattern}", group.name), true)
+                let place = durable::place(&group.name, &self.spec.pattern);
+                (format!("commlib.group.{place}"), true)
             }
         };
         let queue = short("name of the group's queue", &queue)?;
         let channel = link.channel().await?;
         if let Some(group) = &self.spec.group {
-            let prefetch = u16::try_from(group.concurrency.max(1)).unwrap_or(u16::MAX);
-            let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-            bounded("limiting what is taken", limit, qos).await?;
+            session::limit_taken(&channel, group.concurrency, limit).await?;
         }
         let options = QueueDeclareOptions {
             durable,
@@ -193,75 +96,66 @@ impl Task {
         let what = format!("declaring the queue `{queue}`");
         let declare = channel.queue_declare(queue.clone(), options, arguments);
         bounded(&what, limit, declare).await?;
-        let what = format!("binding a queue to `{pattern}`");
-        let bind = channel.queue_bind(
-            queue.clone(),
-            name(TOPICS),
-            short("pattern", pattern)?,
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        bounded(&what, limit, bind).await?;
-        let what = format!("consuming the queue `{queue}`");
-        let options = BasicConsumeOptions {
-            no_ack: self.spec.group.is_none(),
-            ..BasicConsumeOptions::default()
-        };
-        let consume = channel.basic_consume(queue, name(""), options, FieldTable::default());
-        let incoming = bounded(&what, limit, consume).await?;
+        session::bind(&channel, &queue, &self.spec.pattern, limit).await?;
+        let incoming = session::consume(&channel, &queue, self.spec.group.is_none(), limit).await?;
         Ok((channel, incoming))
     }
 
+    fn is_back(&self) {
+        // From here on nothing is missed; what came before is.
+        self.spec.sink.gap();
+    }
+
+    async fn take(&self, (channel, incoming): Self::Session, link: &Arc<Link>, rebuild: &mut Rebuild) -> End {
+        match &self.spec.group {
+            None => self.listen(channel, incoming, rebuild).await,
+            Some(group) => self.share(group, link, channel, incoming, rebuild).await,
+        }
+    }
+}
+
+impl Listener {
     /// Empties a queue of its own.
-    async fn listen(&self, channel: &Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
-        loop {
-            tokio::task::coop::consume_budget().await;
-            let message = tokio::select! {
-                message = incoming.next() => message,
-                () = self.stop.cancelled() => {
-                    self.cancel(channel, &incoming).await;
-                    return End::Stopped;
-                }
-            };
-            match message {
-                Some(Ok(message)) => {
+    async fn listen(&self, channel: Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
+        let end = loop {
+            match session::next(&mut incoming, &self.stop).await {
+                Ok(message) => {
                     rebuild.good();
                     self.deliver(message, None);
                 }
-                Some(Err(error)) => return End::Gone(Some(error)),
-                None => return End::Gone(None),
+                Err(end) => break end,
             }
+        };
+        if matches!(end, End::Stopped) {
+            session::cancel(&channel, &incoming, self.core.options.operation_timeout).await;
         }
+        linger(channel);
+        end
     }
 
     /// Takes from the queue of a group, a permit for each.
     async fn share(
         &self,
+        group: &Group,
         link: &Arc<Link>,
-        channel: &Channel,
+        channel: Channel,
         mut incoming: Incoming,
         rebuild: &mut Rebuild,
     ) -> End {
-        let Some(group) = &self.spec.group else {
-            return End::Stopped;
-        };
-        let acks = Acks::new(channel.clone());
+        let acks = Acks::new(channel);
         let mut handling = FuturesUnordered::new();
         let mut unsettled = HashMap::new();
         let end = loop {
-            tokio::task::coop::consume_budget().await;
             let message = tokio::select! {
                 Some(tag) = handling.next(), if !handling.is_empty() => {
                     settle(&mut unsettled, tag);
                     continue;
                 }
-                message = incoming.next() => message,
-                () = self.stop.cancelled() => break End::Stopped,
+                message = session::next(&mut incoming, &self.stop) => message,
             };
             let message = match message {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => break End::Gone(Some(error)),
-                None => break End::Gone(None),
+                Ok(message) => message,
+                Err(end) => break end,
             };
             rebuild.good();
             let given = Unsettled::new(&acks, message.delivery_tag);
@@ -290,13 +184,7 @@ impl Task {
             });
             self.deliver(message, Some(pass));
         };
-        if matches!(end, End::Stopped) {
-            self.cancel(channel, &incoming).await;
-            while let Some(Ok(message)) = incoming.next().await {
-                drop(Unsettled::new(&acks, message.delivery_tag));
-            }
-            link.close_channel(channel.clone(), acks.settled());
-        }
+        session::let_go(link, &acks, incoming, &end, self.core.options.operation_timeout).await;
         // What was delivered keeps its permit, and is acknowledged, whatever becomes of the subscription.
         self.core.tasks.spawn(
             async move {
@@ -307,11 +195,6 @@ impl Task {
             .boxed(),
         );
         end
-    }
-
-    async fn cancel(&self, channel: &Channel, incoming: &Incoming) {
-        let cancel = channel.basic_cancel(incoming.tag(), BasicCancelOptions::default());
-        let _ = tokio::time::timeout(self.core.options.operation_timeout, cancel).await;
     }
 
     fn deliver(&self, message: Message, permit: Option<OwnedSemaphorePermit>) {

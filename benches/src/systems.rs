@@ -5,7 +5,7 @@ use commlib_bench_protocol::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::rpc::{self, lapin::Style, redis_naive::Caller};
-use crate::topics as ps;
+use crate::topics::{self as ps, lapin::Acks};
 
 /// The broker that a system needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -207,6 +207,18 @@ pub(crate) const SYSTEMS: &[System] = &[
         64,
         "lapin, 64 in flight, confirmed, no acks",
     ),
+    topics(
+        "ps.lapin.durable.pipe64",
+        Broker::RabbitMq,
+        64,
+        "lapin, durable queue, persistent, 64 in flight, confirmed, acked, prefetch 64",
+    ),
+    topics(
+        "ps.lapin.durable.rows",
+        Broker::RabbitMq,
+        64,
+        "lapin, the same with an ack for up to 16 messages",
+    ),
     peer(
         Program::Peers,
         system(
@@ -387,10 +399,12 @@ pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Re
         }
         "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::subscribe(url, 64).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::subscribe(url).await,
-        "ps.lapin.ack" => ps::lapin::subscribe(url, true).await,
+        "ps.lapin.ack" => ps::lapin::subscribe(url, Acks::Each(256), false).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => {
-            ps::lapin::subscribe(url, false).await
+            ps::lapin::subscribe(url, Acks::None, false).await
         }
+        "ps.lapin.durable.pipe64" => ps::lapin::subscribe(url, Acks::Each(64), true).await,
+        "ps.lapin.durable.rows" => ps::lapin::subscribe(url, Acks::Rows(64), true).await,
         _ => bail!("{name} has no server"),
     }
 }
@@ -420,8 +434,9 @@ pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url, variant, false).await,
         "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::publish(url).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::publish(url).await,
-        "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false).await,
-        "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => ps::lapin::publish(url, true).await,
+        "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false, false).await,
+        "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => ps::lapin::publish(url, true, false).await,
+        "ps.lapin.durable.pipe64" | "ps.lapin.durable.rows" => ps::lapin::publish(url, true, true).await,
         _ => bail!("{name} has no client"),
     }
 }

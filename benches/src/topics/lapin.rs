@@ -1,10 +1,10 @@
-//! Topics on RabbitMQ by hand on lapin: the exchange `amq.topic`, a queue of the subscriber's own.
+//! Topics on RabbitMQ by hand on lapin: the exchange `amq.topic`, a queue of the subscriber's own, or a durable one.
 
 use commlib_bench_protocol::{Collector, Fault, Publisher, Reading, answer_collects, drive_publisher};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -12,22 +12,43 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 const EXCHANGE: &str = "amq.topic";
 const KEY: &str = "bench.raw.sonar";
 
-/// Subscribes; with acks, one for each message and a prefetch of 256.
-pub(crate) async fn subscribe(url: &str, ack: bool) -> anyhow::Result<()> {
+/// The queue that is kept at the broker.
+const DURABLE: &str = "bench.raw.durable";
+/// So many messages are acknowledged together at most.
+const ROW: usize = 16;
+
+/// How a subscriber acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acks {
+    None,
+    /// One for each message, with this prefetch.
+    Each(u16),
+    /// One for all that came together, with this prefetch.
+    Rows(u16),
+}
+
+/// Subscribes, with a queue of its own or a durable one.
+pub(crate) async fn subscribe(url: &str, acks: Acks, durable: bool) -> anyhow::Result<()> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
-    if ack {
-        channel.basic_qos(256, BasicQosOptions::default()).await?;
+    if let Acks::Each(prefetch) | Acks::Rows(prefetch) = acks {
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     }
     let declare = QueueDeclareOptions {
-        exclusive: true,
-        auto_delete: true,
+        durable,
+        exclusive: !durable,
+        auto_delete: !durable,
         ..QueueDeclareOptions::default()
     };
+    let name = if durable { DURABLE } else { "" };
     let queue = channel
-        .queue_declare("".into(), declare, FieldTable::default())
+        .queue_declare(name.into(), declare, FieldTable::default())
         .await?;
     let name = queue.name().as_str();
+    // What an earlier round left is not to be counted.
+    channel
+        .queue_purge(name.into(), QueuePurgeOptions::default())
+        .await?;
     channel
         .queue_bind(
             name.into(),
@@ -38,7 +59,7 @@ pub(crate) async fn subscribe(url: &str, ack: bool) -> anyhow::Result<()> {
         )
         .await?;
     let options = BasicConsumeOptions {
-        no_ack: !ack,
+        no_ack: acks == Acks::None,
         ..BasicConsumeOptions::default()
     };
     let mut messages = channel
@@ -49,7 +70,20 @@ pub(crate) async fn subscribe(url: &str, ack: bool) -> anyhow::Result<()> {
     tokio::spawn(async move {
         while let Some(Ok(delivery)) = messages.next().await {
             taken.take_json(&delivery.data);
-            if ack && let Err(error) = delivery.ack(BasicAckOptions::default()).await {
+            let (mut last, mut row) = (delivery, 1);
+            if let Acks::Rows(_) = acks {
+                while row < ROW
+                    && let Some(Some(Ok(delivery))) = messages.next().now_or_never()
+                {
+                    taken.take_json(&delivery.data);
+                    last = delivery;
+                    row += 1;
+                }
+            }
+            let options = BasicAckOptions { multiple: row > 1 };
+            if acks != Acks::None
+                && let Err(error) = last.ack(options).await
+            {
                 taken.fault(&error.to_string());
             }
         }
@@ -57,20 +91,31 @@ pub(crate) async fn subscribe(url: &str, ack: bool) -> anyhow::Result<()> {
     answer_collects(&collector).await
 }
 
-/// Publishes; with confirms, a message counts when the broker has confirmed it.
-pub(crate) async fn publish(url: &str, confirm: bool) -> anyhow::Result<()> {
+/// Publishes; with confirms, a message counts when the broker has confirmed it. It can be marked to survive the broker.
+pub(crate) async fn publish(url: &str, confirm: bool, persistent: bool) -> anyhow::Result<()> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     if confirm {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
     }
-    drive_publisher(Exchange { channel, confirm }).await
+    let properties = if persistent {
+        BasicProperties::default().with_delivery_mode(2)
+    } else {
+        BasicProperties::default()
+    };
+    drive_publisher(Exchange {
+        channel,
+        confirm,
+        properties,
+    })
+    .await
 }
 
 #[derive(Clone)]
 struct Exchange {
     channel: Channel,
     confirm: bool,
+    properties: BasicProperties,
 }
 
 impl Publisher for Exchange {
@@ -84,7 +129,7 @@ impl Publisher for Exchange {
                 KEY.into(),
                 options,
                 &message,
-                BasicProperties::default(),
+                self.properties.clone(),
             )
             .await?;
         if self.confirm {

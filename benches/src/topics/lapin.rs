@@ -11,6 +11,8 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 
 const EXCHANGE: &str = "amq.topic";
 const KEY: &str = "bench.raw.sonar";
+/// That of the durable queue, which stays.
+const KEPT_KEY: &str = "bench.raw.kept";
 
 /// The queue that is kept at the broker.
 const DURABLE: &str = "bench.raw.durable";
@@ -40,7 +42,7 @@ pub(crate) async fn subscribe(url: &str, acks: Acks, durable: bool) -> anyhow::R
         auto_delete: !durable,
         ..QueueDeclareOptions::default()
     };
-    let name = if durable { DURABLE } else { "" };
+    let (name, key) = if durable { (DURABLE, KEPT_KEY) } else { ("", KEY) };
     let queue = channel
         .queue_declare(name.into(), declare, FieldTable::default())
         .await?;
@@ -53,7 +55,7 @@ pub(crate) async fn subscribe(url: &str, acks: Acks, durable: bool) -> anyhow::R
         .queue_bind(
             name.into(),
             EXCHANGE.into(),
-            KEY.into(),
+            key.into(),
             QueueBindOptions::default(),
             FieldTable::default(),
         )
@@ -91,20 +93,22 @@ pub(crate) async fn subscribe(url: &str, acks: Acks, durable: bool) -> anyhow::R
     answer_collects(&collector).await
 }
 
-/// Publishes; with confirms, a message counts when the broker has confirmed it. It can be marked to survive the broker.
-pub(crate) async fn publish(url: &str, confirm: bool, persistent: bool) -> anyhow::Result<()> {
+/// Publishes; with confirms, a message counts when the broker has confirmed it. It can go to the durable queue, marked to
+/// survive the broker.
+pub(crate) async fn publish(url: &str, confirm: bool, kept: bool) -> anyhow::Result<()> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     if confirm {
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
     }
-    let properties = if persistent {
-        BasicProperties::default().with_delivery_mode(2)
+    let (key, properties) = if kept {
+        (KEPT_KEY, BasicProperties::default().with_delivery_mode(2))
     } else {
-        BasicProperties::default()
+        (KEY, BasicProperties::default())
     };
     drive_publisher(Exchange {
         channel,
+        key,
         confirm,
         properties,
     })
@@ -114,6 +118,7 @@ pub(crate) async fn publish(url: &str, confirm: bool, persistent: bool) -> anyho
 #[derive(Clone)]
 struct Exchange {
     channel: Channel,
+    key: &'static str,
     confirm: bool,
     properties: BasicProperties,
 }
@@ -126,7 +131,7 @@ impl Publisher for Exchange {
             .channel
             .basic_publish(
                 EXCHANGE.into(),
-                KEY.into(),
+                self.key.into(),
                 options,
                 &message,
                 self.properties.clone(),

@@ -31,7 +31,7 @@ use crate::transport::{self, ConnectionState, Transport, TransportError, Transpo
 
 pub use builder::NodeBuilder;
 pub(crate) use flight::{InFlight, Stopped};
-pub(crate) use sending::{Begun, Sending, cancel_topic, wire_error};
+pub(crate) use sending::{Begun, Cancellation, Sending, cancel_topic, wire_error};
 
 /// The environment variable that [`Node::from_env`] reads.
 pub const URL_VARIABLE: &str = "COMMLIB_URL";
@@ -265,7 +265,11 @@ impl Node {
     }
 
     /// Waits for a connection after something could not be sent, until the deadline.
-    async fn connected(&self, unsent: &Unsent, deadline: Instant) -> Result<(), Status> {
+    fn connected<'a>(&'a self, unsent: &'a Unsent, deadline: Instant) -> BoxFuture<'a, Result<(), Status>> {
+        self.wait_for_connection(unsent, deadline).boxed()
+    }
+
+    async fn wait_for_connection(&self, unsent: &Unsent, deadline: Instant) -> Result<(), Status> {
         // A connection may be gone a moment before its state says so. A broker that is there and takes nothing is asked
         // less and less often.
         let pause = Duration::from_millis(2 << unsent.tries.min(6));

@@ -285,7 +285,7 @@ impl From<&Status> for WireError {
             details: status
                 .details
                 .as_ref()
-                .map(|details| details.to_string().into())
+                .map(|details| serde_json::to_vec(details).unwrap_or_default().into())
                 .unwrap_or_default(),
             execution: Some(status.execution),
         }

@@ -3,6 +3,7 @@
 //!
 //! `data` is never parsed here: reading finds where it begins and ends and shares those bytes.
 
+mod if_text;
 mod scan;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use self::if_text::IfText;
 use super::{Dialect, Encoded, Envelope, Headers, JSON, Malformed, Meta, WireError, msgpack};
 use crate::codec::json::plain_len;
 use crate::error::Execution;
@@ -269,14 +271,11 @@ fn salvage(bytes: &Bytes, error: &serde_json::Error) -> Malformed {
     }
     #[derive(serde::Deserialize)]
     struct Route {
-        reply_to: Option<serde_json::Value>,
-        id: Option<serde_json::Value>,
-        correlation_id: Option<serde_json::Value>,
+        reply_to: Option<IfText>,
+        id: Option<IfText>,
+        correlation_id: Option<IfText>,
     }
-    let text = |value: Option<serde_json::Value>| match value {
-        Some(serde_json::Value::String(text)) => Some(text),
-        _ => None,
-    };
+    let text = |value: Option<IfText>| value?.0;
     // The body may be what is no text; its sender is told all the same.
     let lossy = String::from_utf8_lossy(bytes);
     let route = serde_json::from_slice::<Loose<'_>>(lossy.as_bytes())
@@ -419,8 +418,8 @@ impl<'de> Deserialize<'de> for Headers {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
                 let mut headers = Headers::new();
-                while let Some((name, value)) = map.next_entry::<String, serde_json::Value>()? {
-                    if let serde_json::Value::String(value) = value {
+                while let Some((name, IfText(value))) = map.next_entry::<String, _>()? {
+                    if let Some(value) = value {
                         headers.receive(name, value);
                     }
                 }

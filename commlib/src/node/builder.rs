@@ -279,14 +279,21 @@ impl NodeBuilder {
     /// # Errors
     /// As [`Node::connect`].
     pub async fn connect_from_env(self) -> Result<Node, ConnectError> {
-        let url = match std::env::var(URL_VARIABLE) {
-            Ok(url) => url,
-            Err(std::env::VarError::NotPresent) => "memory://".to_owned(),
-            Err(std::env::VarError::NotUnicode(_)) => {
-                return Err(ConnectError::Url(format!("{URL_VARIABLE} is not UTF-8")));
-            }
-        };
-        self.connect(&url).await
+        self.starting_from_env().await
+    }
+
+    fn starting_from_env(self) -> BoxFuture<'static, Result<Node, ConnectError>> {
+        async move {
+            let url = match std::env::var(URL_VARIABLE) {
+                Ok(url) => url,
+                Err(std::env::VarError::NotPresent) => "memory://".to_owned(),
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    return Err(ConnectError::Url(format!("{URL_VARIABLE} is not UTF-8")));
+                }
+            };
+            self.starting(&url).await
+        }
+        .boxed()
     }
 }
 

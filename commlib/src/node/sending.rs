@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -189,8 +188,11 @@ impl Node {
         let Some(topic) = cancel_address(address) else {
             return;
         };
+        let Ok(data) = codec::encode(Codec::Json, &Cancellation { id: id.to_owned() }) else {
+            return;
+        };
         let message = Envelope {
-            data: Bytes::from(serde_json::json!({ "id": id }).to_string()),
+            data,
             meta: Meta {
                 id: Some(id::random()),
                 timestamp: Some(now_micros()),
@@ -226,6 +228,13 @@ pub(crate) enum Begun {
 fn cancel_address(method: &Address) -> Option<Address> {
     let (service, _) = method.as_str().rsplit_once('.')?;
     cancel_topic(service)
+}
+
+/// What is published there.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) struct Cancellation {
+    /// The id of the request.
+    pub(crate) id: String,
 }
 
 /// Where the cancellations of a service are published.

@@ -15,7 +15,7 @@ use crate::codec::{self, Codec};
 use crate::envelope::Meta;
 use crate::error::{Execution, Status, StatusCode};
 use crate::limits::{FOREVER, too_large};
-use crate::node::Node;
+use crate::node::{Cancellation, Node};
 use crate::runtime::cancel::Cancel;
 use crate::runtime::pace::{Pace, Waiter};
 use crate::runtime::serving::Serving;
@@ -294,10 +294,6 @@ fn time_left(meta: &Meta, default: Duration, now: u64) -> Option<Duration> {
 
 impl TopicSink for Dispatcher {
     fn message(&self, message: TopicMessage) {
-        #[derive(serde::Deserialize)]
-        struct Cancellation {
-            id: String,
-        }
         let Ok(Cancellation { id }) = codec::decode(Codec::Json, &message.message.data) else {
             return tracing::debug!("ignored a malformed cancellation");
         };

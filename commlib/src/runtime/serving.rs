@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -23,10 +24,10 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    async fn stop(&self) {
+    fn stop(&self) -> BoxFuture<'_, ()> {
         match self {
-            Self::Consumer(consumer) => consumer.stop().await,
-            Self::Subscription(subscription) => subscription.stop().await,
+            Self::Consumer(consumer) => consumer.stop(),
+            Self::Subscription(subscription) => subscription.stop(),
         }
     }
 }

@@ -8,6 +8,8 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::ServerError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -173,7 +175,11 @@ impl Endpoint {
     ///
     /// A try that hears nothing may be lost in an outage that is over by now, or on a slow network: another one is made
     /// beside it every now and then, and the first that ends counts.
-    pub(super) async fn open(&self, role: &str) -> Result<Link, OpenError> {
+    pub(super) fn open<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Link, OpenError>> {
+        self.open_first(role).boxed()
+    }
+
+    async fn open_first(&self, role: &str) -> Result<Link, OpenError> {
         let first = async {
             let mut tries = FuturesUnordered::new();
             let mut again = interval(TRY_AGAIN);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::encode::presence_key;
@@ -56,16 +57,17 @@ impl Presence {
 
     /// Takes it back.
     pub(super) async fn leave(&self) {
-        let removals = self.keys.iter().map(async |key| {
-            let words: [&[u8]; 3] = [b"ZREM", key.as_bytes(), self.member.as_bytes()];
-            let limit = Duration::from_secs(1);
-            self.handle.ask(limit, "take back a presence", &words).await
+        let removals = self.keys.iter().map(|key| {
+            let removal = async move {
+                let words: [&[u8]; 3] = [b"ZREM", key.as_bytes(), self.member.as_bytes()];
+                let limit = Duration::from_secs(1);
+                if let Err(error) = self.handle.ask(limit, "take back a presence", &words).await {
+                    tracing::debug!(%error, "a presence runs out by itself");
+                }
+            };
+            removal.boxed()
         });
-        for result in futures_util::future::join_all(removals).await {
-            if let Err(error) = result {
-                tracing::debug!(%error, "a presence runs out by itself");
-            }
-        }
+        futures_util::future::join_all(removals).await;
     }
 }
 

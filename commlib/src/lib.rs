@@ -97,8 +97,9 @@
 //!
 //! # Features
 //!
-//! `memory`, `redis` and `amqp` are the transports, `tls` their secure connections; all are on by default. `msgpack` adds
-//! bodies in MessagePack ([`Codec`]), `compression` compressed ones ([`Compression`]).
+//! `memory`, `redis` and `amqp` are the transports, `tls` their secure connections, `durable` adds durable topics and
+//! methods; all are on by default. `msgpack` adds bodies in MessagePack ([`Codec`]), `compression` compressed ones
+//! ([`Compression`]).
 
 #[cfg(fuzzing)]
 #[doc(hidden)]

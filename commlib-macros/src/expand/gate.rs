@@ -37,6 +37,14 @@ pub(crate) fn assert_no_result(krate: &CratePath, ty: &Type) -> TokenStream {
     quote_spanned!(span=> ::core::assert!(!#private::Probe::<#ty>::IS_RESULT, #text);)
 }
 
+/// Fails the build if commlib has no durable topics and methods.
+pub(crate) fn assert_durable(krate: &CratePath, at: &Ident) -> TokenStream {
+    let span = about(at);
+    let private = krate.private();
+    let text = format!("`{at}` is durable: enable the feature `durable` of the crate commlib");
+    quote_spanned!(span=> ::core::assert!(#private::DURABLE, #text);)
+}
+
 /// Fails the build if a gate is closed though every type passed its own assertion: inert code must never get to run. In the
 /// same block as those assertions, it is not even evaluated when one of them fails.
 pub(crate) fn assert_open(gate: &Ident) -> TokenStream {

@@ -242,7 +242,11 @@ impl<'a> Generated<'a> {
             None => gate::assert_no_result(krate, ok),
         };
         let open = gate::assert_open(&self.gate);
-        quote!(#(#fields)* #reply #result #open)
+        let durable = self
+            .method
+            .durable
+            .then(|| gate::assert_durable(krate, &self.method.ident));
+        quote!(#(#fields)* #reply #result #open #durable)
     }
 
     /// Generic over the types of its fields, so that a type without the derives makes it no message instead of an error.

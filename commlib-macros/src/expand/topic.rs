@@ -249,9 +249,10 @@ impl<'a> Generated<'a> {
             gate::assert(krate, if is_message { &Role::Message } else { &Role::Level }, ty)
         });
         let open = gate::assert_open(gate);
+        let needs = durable.then(|| gate::assert_durable(krate, &topic.ident));
         quote_spanned! {span=>
             #(#cfgs)*
-            const _: () = { #(#checks)* #open };
+            const _: () = { #(#checks)* #open #needs };
             #(#cfgs)*
             type #gate = #private::TopicGate<#message, (#(#captures,)*)>;
             #(#cfgs)*

@@ -25,6 +25,8 @@ pub const fn assert_message<T: Message>() {}
 pub const fn assert_error<E: ServiceError>() {}
 /// Asserts that `T` can be one level of a topic.
 pub const fn assert_level<T: TopicLevel>() {}
+/// Whether this build has durable topics and methods.
+pub const DURABLE: bool = crate::transport::durable::BUILT;
 /// Asserts that an argument marked `#[rpc(default)]` has a default.
 pub const fn assert_default<T: Default>() {}
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -18,7 +19,9 @@ use crate::node::Node;
 use crate::runtime::cancel::Cancel;
 use crate::runtime::retries::{Retries, bounded, too_often};
 use crate::runtime::serving::Source;
-use crate::transport::{DurableSpec, Group, Responder, Settle, SubscribeSpec, TopicMessage, TopicSink};
+use crate::transport::{
+    DurableSpec, Group, Responder, Settle, SubscribeSpec, TopicMessage, TopicSink, durable,
+};
 
 /// Until when a handler may work: nobody's waiting bounds it.
 const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -42,7 +45,23 @@ impl Default for Settings {
 
 impl Settings {
     /// Joins the servers of each durable method.
-    pub(super) async fn start(
+    pub(super) fn start<'a>(
+        self,
+        node: &'a Node,
+        service: &'a Address,
+        server: &'a Arc<Server>,
+        concurrency: u32,
+    ) -> BoxFuture<'a, Result<(), NodeError>> {
+        if !durable::BUILT {
+            // The macros take no durable method then; whoever writes a descriptor by hand is told here.
+            let asked = server.methods().any(|(_, it)| it.durable);
+            let refused = asked.then(|| Status::from(durable::not_built()).into());
+            return std::future::ready(refused.map_or(Ok(()), Err)).boxed();
+        }
+        self.join(node, service, server, concurrency).boxed()
+    }
+
+    async fn join(
         self,
         node: &Node,
         service: &Address,

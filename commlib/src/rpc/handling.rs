@@ -23,7 +23,7 @@ use crate::runtime::cancel::Cancel;
 use crate::runtime::now_micros;
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
-use crate::transport::Responder;
+use crate::transport::{Responder, durable};
 
 /// An admitted request.
 pub(super) struct Handling {
@@ -331,8 +331,8 @@ impl Request {
         };
         let service = Arc::clone(&server.service);
         match self.once {
-            None => service.call(method.name, context, body),
-            Some(once) => once.run(service, method.name, context, body).boxed(),
+            Some(once) if durable::BUILT => once.run(service, method.name, context, body).boxed(),
+            _ => service.call(method.name, context, body),
         }
     }
 }

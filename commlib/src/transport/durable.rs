@@ -11,10 +11,31 @@ use std::time::Duration;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+#[cfg(any(feature = "redis", feature = "amqp"))]
+use futures_util::future::BoxFuture;
 
 use crate::address::{Address, Pattern};
 use crate::envelope::{Envelope, Headers, Hidden};
 use crate::error::{Status, StatusCode};
+use crate::transport::{TransportError, TransportErrorKind};
+
+/// Whether this build has it. Where it has not, programs have none of its code: what is asked for this has to be an
+/// ordinary function, as what an `async fn` awaits is kept whatever comes before.
+pub(crate) const BUILT: bool = cfg!(feature = "durable");
+
+/// What this build has not.
+pub(crate) fn not_built() -> TransportError {
+    TransportError::did_not_run(
+        TransportErrorKind::Unsupported,
+        "this build has no durable topics and methods; enable the feature `durable` of the crate commlib",
+    )
+}
+
+/// The same as a future.
+#[cfg(any(feature = "redis", feature = "amqp"))]
+pub(super) fn never_built<T: Send + 'static>() -> BoxFuture<'static, Result<T, TransportError>> {
+    Box::pin(std::future::ready(Err(not_built())))
+}
 
 /// Where an accepted message is kept for groups that are away: what it survives. In rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

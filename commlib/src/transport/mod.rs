@@ -43,7 +43,7 @@ pub(crate) mod amqp;
 pub(crate) mod backoff;
 #[cfg(any(feature = "memory", feature = "amqp"))]
 mod claims;
-mod durable;
+pub(crate) mod durable;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(feature = "redis")]

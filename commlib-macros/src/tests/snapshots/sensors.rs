@@ -74,6 +74,10 @@ const _: () = {
             __Gate_bumper::OPEN,
             "a type of this method can't be used here; please report this as a bug of commlib"
         );
+        ::core::assert!(
+            ::commlib::__private::DURABLE,
+            "`bumper` is durable: enable the feature `durable` of the crate commlib"
+        );
     };
     type __Gate_bumper = ::commlib::__private::TopicGate<Bump, ()>;
     static __TOPIC_bumper: ::commlib::__private::TopicDescriptor = ::commlib::__private::TopicDescriptor {

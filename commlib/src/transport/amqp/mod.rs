@@ -64,6 +64,7 @@ use self::queue::{Job, Outcome};
 use self::routes::Routes;
 use self::supervisor::{Board, Role, Slot};
 use super::claims::Claims;
+use super::durable::{never_built, not_built};
 use super::*;
 
 /// The exchange of topics.
@@ -299,6 +300,50 @@ impl Amqp {
         Ok(())
     }
 
+    /// Keeps a request without a reply.
+    fn keep(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
+        async move {
+            self.check(request.message.data.len())?;
+            kept::send(&self.core, &request.address, &request.message).await
+        }
+        .boxed()
+    }
+
+    fn publish_durable(
+        &self,
+        address: Address,
+        message: Envelope,
+    ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
+        async move {
+            self.check(message.data.len())?;
+            durable::publish(&self.core, &address, &message).await
+        }
+        .boxed()
+    }
+
+    /// Becomes a member of a group that the broker keeps.
+    fn join(
+        &self,
+        spec: SubscribeSpec,
+        group: Group,
+        kept: DurableSpec,
+    ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
+        async move {
+            self.check(0)?;
+            durable_group::join(&self.core, Arc::clone(&self.alive), spec, group, &kept).await
+        }
+        .boxed()
+    }
+
     fn lanes(&self) -> Vec<Arc<Lane>> {
         let mut lanes = vec![
             Arc::clone(&self.oneway),
@@ -386,6 +431,9 @@ impl Transport for Amqp {
             ));
         };
         if request.durable {
+            if !super::durable::BUILT {
+                return Err(not_built());
+            }
             return kept::request(&self.core, &requests.confirmed, request.address, &request.message);
         }
         let key = short("address", request.address.as_str())?;
@@ -420,11 +468,11 @@ impl Transport for Amqp {
     }
 
     fn send(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        if request.durable {
+            return self.keep(request);
+        }
         async move {
             self.check(request.message.data.len())?;
-            if request.durable {
-                return kept::send(&self.core, &request.address, &request.message).await;
-            }
             let key = short("address", request.address.as_str())?;
             let dialect = self.core.options.dialect;
             let message = properties::request(&request.message, request.time_to_live, None, dialect)?;
@@ -441,11 +489,11 @@ impl Transport for Amqp {
         message: Envelope,
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        if options.durable.is_some() {
+            return self.publish_durable(address, message);
+        }
         async move {
             self.check(message.data.len())?;
-            if options.durable.is_some() {
-                return durable::publish(&self.core, &address, &message).await;
-            }
             let key = short("address", address.as_str())?;
             let message = properties::topic(&message)?;
             if options.unconfirmed {
@@ -489,15 +537,14 @@ impl Transport for Amqp {
         &self,
         mut spec: SubscribeSpec,
     ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+        if let Some(kept) = spec.durable.take()
+            && let Some(group) = spec.group.take()
+        {
+            return self.join(spec, group, kept);
+        }
         async move {
             self.check(0)?;
-            let alive = Arc::clone(&self.alive);
-            if let Some(kept) = spec.durable.take()
-                && let Some(group) = spec.group.take()
-            {
-                return durable_group::join(&self.core, alive, spec, group, &kept).await;
-            }
-            subscription::subscribe(&self.core, alive, spec).await
+            subscription::subscribe(&self.core, Arc::clone(&self.alive), spec).await
         }
         .boxed()
     }
@@ -507,6 +554,9 @@ impl Transport for Amqp {
         group: &str,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
         let group = group.to_owned();
         async move {
             self.check(0)?;
@@ -521,6 +571,9 @@ impl Transport for Amqp {
         id: &str,
         disposal: Disposal,
     ) -> BoxFuture<'_, Result<bool, TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
         let (group, id) = (group.to_owned(), id.to_owned());
         async move {
             self.check(0)?;
@@ -535,6 +588,9 @@ impl Transport for Amqp {
         group: &str,
         pattern: &Pattern,
     ) -> BoxFuture<'_, Result<Removal, TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
         let (group, pattern) = (group.to_owned(), pattern.clone());
         async move {
             self.check(0)?;
@@ -544,11 +600,17 @@ impl Transport for Amqp {
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
         let claimed = self.core.claims.claim(claim);
         async move { Ok(claimed) }.boxed()
     }
 
     fn conclude(&self, claim: Claim, answer: Option<Envelope>) -> BoxFuture<'_, Result<(), TransportError>> {
+        if !super::durable::BUILT {
+            return never_built();
+        }
         self.core.claims.conclude(claim, answer);
         async { Ok(()) }.boxed()
     }

@@ -64,8 +64,8 @@ use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
     Accepted, BrokerUrl, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter,
-    Disposal, PublishOptions, Removal, ReplySink, Request, SubscribeSpec, Subscription, Transport,
-    TransportError, TransportErrorKind, TransportOptions,
+    Disposal, Group, PublishOptions, Removal, ReplySink, Request, SubscribeSpec, Subscription, Transport,
+    TransportError, TransportErrorKind, TransportOptions, durable,
 };
 use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Encoded, Envelope, commlib_py, native};
@@ -279,16 +279,10 @@ impl RedisTransport {
         }))
     }
 
-    async fn subscribe_now(&self, mut spec: SubscribeSpec) -> Result<Box<dyn Subscription>, TransportError> {
+    async fn subscribe_now(&self, spec: SubscribeSpec) -> Result<Box<dyn Subscription>, TransportError> {
         let what = format!("subscribe to `{}`", spec.pattern);
         if self.handle.is_closed() {
             return Err(TransportError::closed());
-        }
-        if let (Some(durable), Some(group)) = (
-            spec.durable.clone(),
-            spec.group.take_if(|_| spec.durable.is_some()),
-        ) {
-            return stream_member::join(self, spec, group, &durable).await;
         }
         if let Some(wishes) = self.wishes.lock().take() {
             let hub = Hub::new(Arc::clone(&self.endpoint), wishes, self.receiving.clone());
@@ -354,6 +348,33 @@ impl RedisTransport {
             Ok(Err(_)) => Err(TransportError::closed()),
             Err(_) => Err(self.too_late(&what)),
         }
+    }
+
+    /// Keeps a request without a reply.
+    fn keep(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        if !durable::BUILT {
+            return durable::never_built();
+        }
+        Box::pin(kept::send(self, request.address, request.message))
+    }
+
+    /// Becomes a member of a group that the broker keeps.
+    fn join(
+        &self,
+        spec: SubscribeSpec,
+        group: Group,
+    ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+        if !durable::BUILT {
+            return durable::never_built();
+        }
+        Box::pin(async move {
+            match spec.durable.clone() {
+                Some(durable) if !self.handle.is_closed() => {
+                    stream_member::join(self, spec, group, &durable).await
+                }
+                _ => Err(TransportError::closed()),
+            }
+        })
     }
 
     /// Adds a message to the stream of its durable topic.
@@ -505,6 +526,9 @@ impl Transport for RedisTransport {
             ));
         };
         if durable {
+            if !durable::BUILT {
+                return Err(durable::not_built());
+            }
             let id = id.clone();
             kept::request(self, address, message, id, Arc::clone(sink));
             return Ok(());
@@ -532,10 +556,10 @@ impl Transport for RedisTransport {
     }
 
     fn send(&self, mut request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
+        if request.durable {
+            return self.keep(request);
+        }
         Box::pin(async move {
-            if request.durable {
-                return kept::send(self, request.address, request.message).await;
-            }
             let reply_to = self.waiting.calls.as_ref().map(|_| inbox::call_list());
             if let Some(list) = &reply_to {
                 // Servers that run commlib-py answer every request; nobody reads this answer.
@@ -562,6 +586,9 @@ impl Transport for RedisTransport {
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         if let Some(topic) = options.durable {
+            if !durable::BUILT {
+                return durable::never_built();
+            }
             return Box::pin(async move {
                 let what = format!("publish to `{address}`");
                 self.append(&what, &topic, address, message).await
@@ -592,6 +619,9 @@ impl Transport for RedisTransport {
         group: &str,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<DeadLetter>, TransportError>> {
+        if !durable::BUILT {
+            return durable::never_built();
+        }
         let group = group.to_owned();
         Box::pin(async move { stream_letters::list(self, &group, limit).await })
     }
@@ -602,6 +632,9 @@ impl Transport for RedisTransport {
         id: &str,
         disposal: Disposal,
     ) -> BoxFuture<'_, Result<bool, TransportError>> {
+        if !durable::BUILT {
+            return durable::never_built();
+        }
         let (group, id) = (group.to_owned(), id.to_owned());
         Box::pin(async move { stream_letters::dispose(self, &group, &id, disposal).await })
     }
@@ -612,15 +645,24 @@ impl Transport for RedisTransport {
         group: &str,
         pattern: &Pattern,
     ) -> BoxFuture<'_, Result<Removal, TransportError>> {
+        if !durable::BUILT {
+            return durable::never_built();
+        }
         let place = stream::Place::new(topic, group, pattern);
         Box::pin(async move { stream_member::remove(self, &place).await })
     }
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed, TransportError>> {
+        if !durable::BUILT {
+            return durable::never_built();
+        }
         Box::pin(kept::claim(self, claim))
     }
 
     fn conclude(&self, claim: Claim, answer: Option<Envelope>) -> BoxFuture<'_, Result<(), TransportError>> {
+        if !durable::BUILT {
+            return durable::never_built();
+        }
         Box::pin(kept::conclude(self, claim, answer))
     }
 
@@ -628,7 +670,15 @@ impl Transport for RedisTransport {
         Box::pin(self.consume_now(spec))
     }
 
-    fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+    fn subscribe(
+        &self,
+        mut spec: SubscribeSpec,
+    ) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
+        if spec.durable.is_some()
+            && let Some(group) = spec.group.take()
+        {
+            return self.join(spec, group);
+        }
         Box::pin(self.subscribe_now(spec))
     }
 

@@ -185,8 +185,11 @@ impl Task {
     async fn take_permitted(&self, session: &mut Session, rebuild: &mut Rebuild) -> End {
         loop {
             tokio::task::coop::consume_budget().await;
+            // Before anything is taken: what is taken and not handed up would go with the queue of the last server.
+            if self.stop.is_cancelled() {
+                return End::Stopped;
+            }
             let item = match session.queues.next().now_or_never() {
-                _ if self.stop.is_cancelled() => return End::Stopped,
                 Some(item) => item,
                 None => {
                     let calm = session.surge.until();

@@ -107,8 +107,8 @@ async fn publishes_that_nobody_awaits_any_more_go_out_all_the_same() {
     let publisher = NewsPublisher::new(&node);
     publisher.item(0).await.unwrap();
     for number in 1..MANY {
-        // What is confirmed needs longer than a poll.
-        assert!(publisher.item(number).into_future().now_or_never().is_none());
+        // The poll hands it over. On a busy machine its confirm may even come before the poll is over.
+        let _ = publisher.item(number).into_future().now_or_never();
     }
     node.shutdown(SOON).await.unwrap();
     for number in 0..MANY {

@@ -195,17 +195,25 @@ pub async fn messages_that_are_awaited_together_keep_their_order(world: World) {
     const MANY: u64 = 2_000;
     let subscriber = SensorsSubscriber::new(&world.node().await);
     let mut subscription = subscriber.bumper().await.unwrap();
-    let publisher = SensorsPublisher::new(&world.node().await);
-    // Those who wait for a connection go on in any order when it is there.
-    publisher.bumper(Reading { seq: 0 }).await.unwrap();
-    let publishes = stream::iter(1..MANY).map(|seq| publisher.bumper(Reading { seq }).into_future());
-    // More at once than a task does before it yields.
-    let mut publishes = publishes.buffered(300);
-    while let Some(published) = publishes.next().await {
-        published.unwrap();
-    }
-    for seq in 0..MANY {
-        assert_eq!(next(&mut subscription).await.unwrap().message.seq, seq);
+    for unconfirmed in [false, true] {
+        // With the first messages of a node, for which there is no channel yet.
+        let publisher = SensorsPublisher::new(&world.node().await);
+        let publishes = stream::iter(0..MANY).map(|seq| {
+            let publish = publisher.bumper(Reading { seq });
+            if unconfirmed {
+                publish.unconfirmed().into_future()
+            } else {
+                publish.into_future()
+            }
+        });
+        // More at once than a task does before it yields.
+        let mut publishes = publishes.buffered(300);
+        while let Some(published) = publishes.next().await {
+            published.unwrap();
+        }
+        for seq in 0..MANY {
+            assert_eq!(next(&mut subscription).await.unwrap().message.seq, seq);
+        }
     }
 }
 

@@ -115,7 +115,7 @@ impl Flight<'_> {
             let reply_to = inbox.as_ref().map(|inbox| inbox.reply_to.clone());
             lane.set_row(Some(Row::new(&channel, reply_to)));
         }
-        let mut is_blocked = ledger.follow(blocked.borrow_and_update().as_ref());
+        let mut is_blocked = ledger.follow(blocked.borrow_and_update().as_ref(), |_| ());
         let end = loop {
             if !confirmed
                 && publishes.len() < MAX_BATCHES
@@ -177,13 +177,14 @@ impl Flight<'_> {
                 biased;
                 () = link.dead() => break End::Lost,
                 () = inbox::ended(inbox.as_ref()) => break End::Lost,
-                changed = blocked.changed() => {
-                    // Nothing is handed over any more at an alarm, and what was is told of it.
-                    publishes.extend(lane.take_row().map(|handed| Either::Right(ledger.watch(handed))));
-                    match changed {
-                        Ok(()) => is_blocked = ledger.follow(blocked.borrow_and_update().as_ref()),
-                        Err(_) => break End::Lost,
+                changed = blocked.changed() => match changed {
+                    Ok(()) => {
+                        is_blocked = ledger.follow(blocked.borrow_and_update().as_ref(), |ledger| {
+                            let handed = lane.take_row().map(|handed| ledger.watch(handed));
+                            publishes.extend(handed.map(Either::Right));
+                        });
                     }
+                    Err(_) => break End::Lost,
                 },
                 Some((batch, fate)) = publishes.next(), if !publishes.is_empty() => {
                     ledger.settle_batch(batch, fate);
@@ -477,8 +478,9 @@ impl<'a> Ledger<'a> {
     }
 
     /// Follows an alarm of the broker. What it took may still be carried out when the alarm is over; what was not
-    /// handed over never will. Returns whether the broker is blocking.
-    fn follow(&mut self, reason: Option<&Arc<str>>) -> bool {
+    /// handed over never will. `take` takes over what senders have handed over, when they can hand over nothing more.
+    /// Returns whether the broker is blocking.
+    fn follow(&mut self, reason: Option<&Arc<str>>, take: impl FnOnce(&mut Self)) -> bool {
         let Some(reason) = reason else {
             self.lane.enter(State::Up);
             return false;
@@ -486,6 +488,7 @@ impl<'a> Ledger<'a> {
         let state = State::Blocked(Arc::clone(reason));
         let error = errors::blocked(reason, Execution::DidNotRun);
         self.lane.refuse(state, &error, || ());
+        take(self);
         let error = errors::blocked(reason, Execution::MayHaveRun);
         // Of replies only the permits are given up: the messages are as good as written. Of those whose publishers went
         // on nobody is told.

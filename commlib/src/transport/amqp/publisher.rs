@@ -86,6 +86,8 @@ pub(super) struct Lane {
     queued: Notify,
     changed: watch::Sender<Option<TransportError>>,
     turns: Arc<Semaphore>,
+    /// Those that wait until they can hand a message over themselves, in the order in which they came.
+    line: tokio::sync::Mutex<()>,
     started: AtomicBool,
     pub(super) closing: CancellationToken,
 }
@@ -100,6 +102,7 @@ impl Lane {
             queued: Notify::new(),
             changed: watch::channel(None).0,
             turns: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
+            line: tokio::sync::Mutex::default(),
             started: AtomicBool::new(false),
             closing,
         })
@@ -191,6 +194,9 @@ impl Lane {
         key: ShortString,
         message: (BasicProperties, Bytes),
     ) -> bool {
+        let Ok(_first) = self.line.try_lock() else {
+            return false;
+        };
         let turn = Arc::clone(&self.turns).try_acquire_many_owned(weight(message.1.len()));
         turn.is_ok_and(|turn| self.hand_over(unconfirmed(exchange, key, message, turn)).is_ok())
     }
@@ -218,6 +224,7 @@ impl Lane {
         );
         let turn = Arc::clone(&self.turns).acquire_many_owned(weight(message.1.len()));
         let publish = async {
+            let _first = self.line.lock().await;
             let turn = turn.await.map_err(|_| TransportError::closed())?;
             let mut job = Box::new(unconfirmed(exchange, key, message, turn));
             loop {
@@ -250,7 +257,8 @@ impl Lane {
         id: Option<String>,
     ) -> Result<Accepted, TransportError> {
         self.start();
-        if !matches!(self.queue.lock().state, State::Up) {
+        // While there is a connection, the queue keeps the order of those that come before there is a channel.
+        if !self.slot.is_up() {
             self.ready().await?;
         }
         let late = |key: &ShortString, execution| {

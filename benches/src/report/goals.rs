@@ -119,7 +119,7 @@ pub(super) fn table(report: &Report) -> String {
         rows.push(row(&report.results, goal));
     }
     for [name, ours, theirs] in report.sizes() {
-        let against = format!("example with only {name} / the raw client");
+        let against = format!("example with only {name}, no `durable` / the raw client");
         let ratio = theirs
             .parse::<f64>()
             .ok()

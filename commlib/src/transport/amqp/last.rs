@@ -24,7 +24,7 @@ use crate::error::{Execution, Status};
 use crate::limits::QUEUE_LENGTH;
 
 /// How long a server that stops answers what waits.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests that the broker is asked for at once.
 const AHEAD: usize = 16;
 /// A server that is not alone asks again within this time.

@@ -222,6 +222,10 @@ pub(crate) async fn connect(
     url: &BrokerUrl,
     options: TransportOptions,
 ) -> Result<Arc<dyn Transport>, ConnectError> {
+    Ok(open(url, options).await?)
+}
+
+async fn open(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<Amqp>, ConnectError> {
     let limit = options.operation_timeout;
     let target = Arc::new(Target::new(
         url,
@@ -647,3 +651,6 @@ impl Transport for Amqp {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests;

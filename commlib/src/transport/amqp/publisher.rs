@@ -467,7 +467,7 @@ impl Lane {
         self.refuse(State::Closed, &TransportError::closed(), || ());
     }
 
-    async fn build(&self, link: &Arc<Link>) -> Result<Flight<'_>, TransportError> {
+    pub(super) async fn build(&self, link: &Arc<Link>) -> Result<Flight<'_>, TransportError> {
         let channel = link.channel().await?;
         if self.is_confirmed() {
             let confirms = channel.confirm_select(lapin::options::ConfirmSelectOptions::default());

@@ -1,0 +1,90 @@
+//! What depends on the order in which tasks get their turn: here it is the test that gives it to them.
+
+mod alarm;
+mod returns;
+mod stop;
+
+use futures_util::future::poll_immediate;
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::*;
+use crate::envelope::{Envelope, Malformed};
+use crate::limits::Limits;
+
+/// How long a test waits for what is to happen, on a slow machine too.
+const LIMIT: Duration = Duration::from_secs(60);
+
+async fn open_at(url: &str) -> Arc<Amqp> {
+    let options = TransportOptions {
+        lazy: false,
+        connect_timeout: LIMIT,
+        operation_timeout: LIMIT,
+        limits: Limits::new(),
+        dialect: Dialect::Native,
+        reply_route: ReplyRoute::Direct,
+        tls: Tls::default(),
+        node_id: format!("{:024x}", rand::random::<u128>() >> 32),
+    };
+    open(&BrokerUrl::parse(url).unwrap(), options).await.unwrap()
+}
+
+/// An address that no other test uses.
+fn unique() -> Address {
+    Address::new(format!("test.{}", commlib_tests::unique("a"))).unwrap()
+}
+
+/// What came, with a limit.
+async fn next<T>(receiver: &mut UnboundedReceiver<T>) -> T {
+    tokio::time::timeout(LIMIT, receiver.recv())
+        .await
+        .expect("nothing came in time")
+        .expect("the sender is gone")
+}
+
+/// What a reply sink was told.
+#[derive(Debug)]
+enum Told {
+    Reply(String, Box<Envelope>),
+    Malformed,
+    Failed(String, TransportError),
+    Lost,
+}
+
+struct Replies(UnboundedSender<Told>);
+
+impl ReplySink for Replies {
+    fn reply(&self, id: &str, reply: Envelope) {
+        let _ = self.0.send(Told::Reply(id.to_owned(), Box::new(reply)));
+    }
+
+    fn malformed(&self, _: &str, _: Malformed) {
+        let _ = self.0.send(Told::Malformed);
+    }
+
+    fn failed(&self, id: &str, error: TransportError) {
+        let _ = self.0.send(Told::Failed(id.to_owned(), error));
+    }
+
+    fn lost(&self, _: TransportError) {
+        let _ = self.0.send(Told::Lost);
+    }
+}
+
+fn replies() -> (Arc<Replies>, UnboundedReceiver<Told>) {
+    let (sender, receiver) = unbounded_channel();
+    (Arc::new(Replies(sender)), receiver)
+}
+
+/// A request as it is queued.
+fn job(key: &Address, id: &str) -> Job {
+    Job {
+        exchange: name(""),
+        key: name(key.as_str()),
+        properties: BasicProperties::default().with_message_id(id.into()),
+        body: "{}".into(),
+        outcome: Outcome::Request { id: id.to_owned() },
+    }
+}

@@ -7,6 +7,7 @@ mod bus;
 mod durable;
 mod faults;
 mod faulty;
+mod items;
 mod queue;
 mod responder;
 mod topics;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

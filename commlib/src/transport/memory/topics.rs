@@ -1,24 +1,18 @@
 //! The topics of a bus: who listens to what, alone or in groups.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use parking_lot::RwLock;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::items::{Decoded, GroupItems};
 use crate::address::Pattern;
-use crate::envelope::{Envelope, Malformed};
 use crate::transport::{TopicMessage, TopicSink};
-
-/// How many messages a group keeps while its members are busy.
-const LIMIT: usize = 10_000;
 
 /// A list that is read with each message and seldom changed.
 type Subscribers = Arc<[Arc<Subscriber>]>;
-
-/// A message, or why it is none.
-type Decoded = Result<Envelope, Malformed>;
 
 /// Who listens to an address.
 pub(super) struct Audience<'a> {
@@ -81,27 +75,6 @@ struct Group {
     pattern: Pattern,
     members: Vec<Arc<Subscriber>>,
     items: Arc<GroupItems>,
-}
-
-/// The messages of a group that no member has taken yet.
-#[derive(Default)]
-pub(super) struct GroupItems {
-    queue: Mutex<VecDeque<(String, Decoded)>>,
-    arrived: Notify,
-}
-
-impl GroupItems {
-    async fn next(&self) -> (String, Decoded) {
-        loop {
-            if let Some(item) = self.queue.lock().pop_front() {
-                // Notifications don't add up, so whoever takes one of several wakes the next taker.
-                self.arrived.notify_one();
-                return item;
-            }
-            // A notification without a waiter is kept, so none is missed between the look and the wait.
-            self.arrived.notified().await;
-        }
-    }
 }
 
 impl Topics {
@@ -191,16 +164,11 @@ impl Topics {
 
 impl Group {
     fn push(&self, address: &str, message: &Decoded) {
-        let mut queue = self.items.queue.lock();
-        if queue.len() >= LIMIT {
-            queue.pop_front();
+        if self.items.push(address.to_owned(), message.clone()) {
             self.members
                 .iter()
                 .for_each(|member| member.sink.dropped("the group's queue is full"));
         }
-        queue.push_back((address.to_owned(), message.clone()));
-        drop(queue);
-        self.items.arrived.notify_one();
     }
 }
 

@@ -47,3 +47,34 @@ pub(crate) fn too_often(deliveries: u32) -> String {
         "it was delivered {deliveries} times and never handled: each time its handler failed or ended without a word"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_rests_for_twice_as_long_each_time_up_to_a_limit() {
+        let retries = Retries::default();
+        let delays = [1, 2, 3, 6, 7, 8, 100, u32::MAX].map(|attempt| retries.delay(attempt).as_secs());
+        assert_eq!(delays, [1, 2, 4, 32, 60, 60, 60, 60]);
+        let endless = Retries {
+            most: Duration::MAX,
+            ..retries
+        };
+        assert!(endless.delay(u32::MAX) >= endless.delay(31));
+    }
+
+    #[test]
+    fn reasons_are_cut_between_characters() {
+        for (length, kept) in [
+            (MAX_REASON - 1, MAX_REASON - 1),
+            (MAX_REASON, MAX_REASON),
+            (MAX_REASON + 1, MAX_REASON),
+        ] {
+            assert_eq!(bounded("x".repeat(length)).len(), kept);
+        }
+        // Each has two bytes, from an odd place on.
+        let cut = bounded(format!("x{}", "é".repeat(MAX_REASON)));
+        assert_eq!(cut.len(), MAX_REASON - 1);
+    }
+}

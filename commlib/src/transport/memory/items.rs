@@ -48,3 +48,25 @@ impl GroupItems {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_group_that_is_behind_keeps_the_newest() {
+        let items = GroupItems::default();
+        for number in 1..=LIMIT {
+            assert!(
+                !items.push(number.to_string(), Ok(Envelope::default())),
+                "{number}"
+            );
+        }
+        assert!(items.push("one more".into(), Ok(Envelope::default())));
+        assert_eq!(items.next().await.0, "2");
+        // There is room for one again.
+        assert!(!items.push("and one".into(), Ok(Envelope::default())));
+        assert!(items.push("and two".into(), Ok(Envelope::default())));
+        assert_eq!(items.next().await.0, "4");
+    }
+}

@@ -378,3 +378,58 @@ fn read(bytes: &Bytes, address: &str, max_body: usize) -> (Taken, ReplyRoute) {
         (Taken::Malformed(Malformed::forged()), reply)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Execution;
+
+    /// Keeps what it gets, with the permits.
+    #[derive(Default)]
+    struct Busy(Mutex<Vec<Delivery>>);
+
+    impl RequestSink for Busy {
+        fn deliver(&self, delivery: Delivery) {
+            self.0.lock().push(delivery);
+        }
+    }
+
+    #[test]
+    fn a_queue_takes_its_limit_and_not_one_more() {
+        let bus = Arc::new(Bus::default());
+        let sink = Arc::new(Busy::default());
+        let spec = ConsumeSpec {
+            service: "test".into(),
+            addresses: vec![Address::new("test.busy").unwrap()],
+            permits: Arc::new(Semaphore::new(1)),
+            concurrency: 1,
+            auto_ack: false,
+            max_wait: None,
+            max_body: 1024,
+            sink: Arc::clone(&sink) as Arc<dyn RequestSink>,
+        };
+        bus.queues.consume(&bus, 1, &spec);
+        let push = || {
+            bus.queues
+                .push("test.busy", Content::Raw(Bytes::from_static(b"{}")), None)
+        };
+        // The first one has the only permit.
+        for number in 0..=LIMIT {
+            assert!(push().is_ok(), "{number}");
+        }
+        let error = push().unwrap_err();
+        let told = (error.kind, error.execution);
+        assert_eq!(
+            told,
+            (TransportErrorKind::QueueFull, Execution::DidNotRun),
+            "{error}"
+        );
+        assert_eq!((sink.0.lock().len(), bus.queues.len("test.busy")), (1, LIMIT));
+        // When that one is done, the next has it, and there is room for one again.
+        let done = sink.0.lock().remove(0);
+        done.responder.finish();
+        assert_eq!((sink.0.lock().len(), bus.queues.len("test.busy")), (1, LIMIT - 1));
+        assert!(push().is_ok());
+        assert!(push().is_err());
+    }
+}

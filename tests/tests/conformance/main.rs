@@ -179,6 +179,7 @@ on_every_transport! {
             an_unreachable_broker_is_an_error_at_once
             a_lazy_node_connects_when_the_broker_comes
             a_black_hole_does_not_outlast_the_deadline
+            c13_whatever_is_begun_in_a_black_hole_ends
         }
     }
     everywhere {

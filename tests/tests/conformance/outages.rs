@@ -7,7 +7,7 @@ use commlib::{ConnectError, Execution};
 use commlib_tests::{Direction, FaultProxy, Flow, eventually};
 use tokio::time::{Instant, timeout};
 
-use crate::contract::{ProbeClient, Reading, SensorsPublisher, SensorsSubscriber, Sum};
+use crate::contract::{ProbeClient, ProbeServer, Prober, Reading, SensorsPublisher, SensorsSubscriber, Sum};
 use crate::world::{SOON, World, serve_on};
 
 /// Cuts the broker off and waits until the node has noticed on all of its connections: until then a call may be lost
@@ -226,4 +226,36 @@ pub async fn a_black_hole_does_not_outlast_the_deadline(world: World) {
         })
         .await;
     }
+}
+
+pub async fn c13_whatever_is_begun_in_a_black_hole_ends(world: World) {
+    let limit = Duration::from_secs(1);
+    let (proxy, url) = world.proxy().await;
+    let builder = world.builder().operation_timeout(limit).call_timeout(limit);
+    let node = builder.connect(&url).await.unwrap();
+    let (readings, sensors) = (SensorsSubscriber::new(&node), SensorsPublisher::new(&node));
+    let mut listening = readings.bumper().await.unwrap();
+    sensors.bumper(Reading { seq: 1 }).await.unwrap();
+    proxy.set(Flow::Swallow);
+    let probe = ProbeClient::new(&node);
+    let all = async {
+        let letters = node.dead_letters("clerks");
+        let (serving, listening_too, published, noted, called, letters) = tokio::join!(
+            node.serve(ProbeServer::new(Prober::default())).into_future(),
+            readings.bumper().into_future(),
+            sensors.bumper(Reading { seq: 2 }).into_future(),
+            probe.note("gone".into()).into_future(),
+            probe.add(1, 2).into_future(),
+            letters.list(10),
+        );
+        assert!(called.is_err() && letters.is_err());
+        // What could be begun or sent all the same can be let go of, too.
+        drop((listening_too, published, noted));
+        listening.stop().await;
+        if let Ok(server) = serving {
+            let _ = server.shutdown_within(limit).await;
+        }
+        let _ = node.shutdown(limit).await;
+    };
+    timeout(2 * SOON, all).await.expect("it waits without a limit");
 }

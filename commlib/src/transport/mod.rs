@@ -269,6 +269,7 @@ pub trait ReplySink: Send + Sync + 'static {
 }
 
 /// What to take from work queues.
+#[derive(Clone)]
 pub struct ConsumeSpec {
     /// The name of the service, for logs and names at the broker.
     pub service: String,
@@ -353,6 +354,7 @@ pub trait Consumer: Send + Sync {
 }
 
 /// What to listen to.
+#[derive(Clone)]
 pub struct SubscribeSpec {
     /// The pattern.
     pub pattern: Pattern,
@@ -367,6 +369,7 @@ pub struct SubscribeSpec {
 }
 
 /// Membership of a group.
+#[derive(Clone)]
 pub struct Group {
     /// The name, one level of an address.
     pub name: String,

@@ -9,15 +9,15 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::faults::Weather;
 use crate::address::{Address, Pattern};
 use crate::envelope::{Envelope, Malformed};
 use crate::transport::{
     Accepted, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter, Delivery,
-    Disposal, DurableSpec, Group, PublishOptions, Removal, ReplySink, Request, RequestSink, Responder,
-    SubscribeSpec, Subscription, Taken, TopicSink, Transport, TransportError, TransportErrorKind,
+    Disposal, PublishOptions, Removal, ReplySink, Request, RequestSink, Responder, SubscribeSpec,
+    Subscription, Taken, Transport, TransportError, TransportErrorKind,
 };
 
 /// A node's connection.
@@ -36,8 +36,8 @@ struct Line {
     closed: AtomicBool,
     state: watch::Sender<ConnectionState>,
     sink: OnceLock<Arc<dyn ReplySink>>,
-    consumers: Mutex<Vec<Weak<FaultyConsumer>>>,
-    subscriptions: Mutex<Vec<Weak<FaultySubscription>>>,
+    consumers: Mutex<Vec<Weak<Server>>>,
+    subscriptions: Mutex<Vec<Weak<Listener>>>,
 }
 
 impl Faulty {
@@ -125,10 +125,10 @@ impl Line {
             attempt: 0,
             reason: reason.to_owned(),
         });
-        for consumer in self.consumers() {
+        for consumer in alive(&self.consumers) {
             consumer.down();
         }
-        for subscription in self.subscriptions() {
+        for subscription in alive(&self.subscriptions) {
             subscription.down();
         }
         if let Some(sink) = self.sink.get() {
@@ -142,27 +142,23 @@ impl Line {
         if self.closed.load(Ordering::Acquire) {
             return;
         }
-        for consumer in self.consumers() {
-            consumer.up(&self).await;
+        for consumer in alive(&self.consumers) {
+            if let Ok(again) = self.inner.consume(consumer.spec.clone()).await {
+                consumer.up(again);
+            }
         }
-        for subscription in self.subscriptions() {
-            subscription.up(&self).await;
+        for subscription in alive(&self.subscriptions) {
+            let spec = &subscription.spec;
+            if let Ok(again) = self.inner.subscribe(spec.clone()).await
+                && subscription.up(again)
+                && spec.durable.is_none()
+            {
+                spec.sink.gap();
+            }
         }
         self.up.store(true, Ordering::Release);
         let generation = generation + 1;
         self.state.send_replace(ConnectionState::Connected { generation });
-    }
-
-    fn consumers(&self) -> Vec<Arc<FaultyConsumer>> {
-        let mut consumers = self.consumers.lock();
-        consumers.retain(|consumer| consumer.strong_count() > 0);
-        consumers.iter().filter_map(Weak::upgrade).collect()
-    }
-
-    fn subscriptions(&self) -> Vec<Arc<FaultySubscription>> {
-        let mut subscriptions = self.subscriptions.lock();
-        subscriptions.retain(|subscription| subscription.strong_count() > 0);
-        subscriptions.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Does it now, or later.
@@ -265,27 +261,15 @@ impl Transport for Faulty {
         self.confirmed(durable, once).boxed()
     }
 
-    fn consume(&self, spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {
+    fn consume(&self, mut spec: ConsumeSpec) -> BoxFuture<'_, Result<Box<dyn Consumer>, TransportError>> {
         async move {
             self.line.check()?;
-            let consumer = FaultyConsumer {
-                service: spec.service,
-                addresses: spec.addresses,
-                permits: spec.permits,
-                concurrency: spec.concurrency,
-                auto_ack: spec.auto_ack,
-                max_wait: spec.max_wait,
-                max_body: spec.max_body,
-                sink: Arc::new(FaultyRequests {
-                    sink: spec.sink,
-                    line: Arc::downgrade(&self.line),
-                }),
-                current: Mutex::default(),
-                stopped: AtomicBool::new(false),
-            };
-            let consumer = Arc::new(consumer);
-            let current = self.line.inner.consume(consumer.spec()).await?;
-            *consumer.current.lock() = Some(current);
+            spec.sink = Arc::new(FaultyRequests {
+                sink: spec.sink,
+                line: Arc::downgrade(&self.line),
+            });
+            let current = self.line.inner.consume(spec.clone()).await?;
+            let consumer = Arc::new(Server::new(spec, current));
             self.line.consumers.lock().push(Arc::downgrade(&consumer));
             Ok(Box::new(Kept(consumer)) as Box<dyn Consumer>)
         }
@@ -295,18 +279,8 @@ impl Transport for Faulty {
     fn subscribe(&self, spec: SubscribeSpec) -> BoxFuture<'_, Result<Box<dyn Subscription>, TransportError>> {
         async move {
             self.line.check()?;
-            let subscription = FaultySubscription {
-                pattern: spec.pattern,
-                group: spec.group,
-                durable: spec.durable,
-                max_body: spec.max_body,
-                sink: spec.sink,
-                current: Mutex::default(),
-                stopped: AtomicBool::new(false),
-            };
-            let subscription = Arc::new(subscription);
-            let current = self.line.inner.subscribe(subscription.spec()).await?;
-            *subscription.current.lock() = Some(current);
+            let current = self.line.inner.subscribe(spec.clone()).await?;
+            let subscription = Arc::new(Listener::new(spec, current));
             self.line.subscriptions.lock().push(Arc::downgrade(&subscription));
             Ok(Box::new(Kept(subscription)) as Box<dyn Subscription>)
         }
@@ -472,106 +446,119 @@ impl Responder for FaultyResponder {
     }
 }
 
-/// The handle of a consumer or a subscription that goes and comes with the connection.
+/// What goes and comes with the connection: how it is made, and the one that there is now.
+struct Returning<S, T: ?Sized> {
+    spec: S,
+    current: Mutex<Option<Box<T>>>,
+    stopped: AtomicBool,
+}
+
+type Server = Returning<ConsumeSpec, dyn Consumer>;
+type Listener = Returning<SubscribeSpec, dyn Subscription>;
+
+impl<S, T: ?Sized> Returning<S, T> {
+    fn new(spec: S, current: Box<T>) -> Self {
+        Self {
+            spec,
+            current: Mutex::new(Some(current)),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    fn down(&self) {
+        let gone = self.current.lock().take();
+        drop(gone);
+    }
+
+    /// Puts a new one in its place, unless it was stopped meanwhile.
+    fn up(&self, again: Box<T>) -> bool {
+        let mut current = self.current.lock();
+        let stopped = self.stopped.load(Ordering::Acquire);
+        if !stopped {
+            *current = Some(again);
+        }
+        !stopped
+    }
+
+    /// From now on there is none; what there was is returned.
+    fn end(&self) -> Option<Box<T>> {
+        self.stopped.store(true, Ordering::Release);
+        self.current.lock().take()
+    }
+}
+
+fn alive<T>(all: &Mutex<Vec<Weak<T>>>) -> Vec<Arc<T>> {
+    let mut all = all.lock();
+    all.retain(|one| one.strong_count() > 0);
+    all.iter().filter_map(Weak::upgrade).collect()
+}
+
+/// The handle of one that returns.
 struct Kept<T>(Arc<T>);
 
-/// A consumer.
-struct FaultyConsumer {
-    service: String,
-    addresses: Vec<Address>,
-    permits: Arc<Semaphore>,
-    concurrency: u32,
-    auto_ack: bool,
-    max_wait: Option<Duration>,
-    max_body: usize,
-    sink: Arc<dyn RequestSink>,
-    current: Mutex<Option<Box<dyn Consumer>>>,
-    stopped: AtomicBool,
-}
-
-impl FaultyConsumer {
-    fn spec(&self) -> ConsumeSpec {
-        ConsumeSpec {
-            service: self.service.clone(),
-            addresses: self.addresses.clone(),
-            permits: Arc::clone(&self.permits),
-            concurrency: self.concurrency,
-            auto_ack: self.auto_ack,
-            max_wait: self.max_wait,
-            max_body: self.max_body,
-            sink: Arc::clone(&self.sink),
-        }
-    }
-
-    fn down(&self) {
-        let gone = self.current.lock().take();
-        drop(gone);
-    }
-
-    async fn up(&self, line: &Line) {
-        if let Ok(consumer) = line.inner.consume(self.spec()).await
-            && !self.stopped.load(Ordering::Acquire)
-        {
-            *self.current.lock() = Some(consumer);
-        }
-    }
-}
-
-impl Consumer for Kept<FaultyConsumer> {
+impl Consumer for Kept<Server> {
     fn stop(&self) -> BoxFuture<'_, ()> {
-        self.0.stopped.store(true, Ordering::Release);
-        self.0.down();
-        async {}.boxed()
-    }
-}
-
-/// A subscription.
-struct FaultySubscription {
-    pattern: Pattern,
-    group: Option<Group>,
-    durable: Option<DurableSpec>,
-    max_body: usize,
-    sink: Arc<dyn TopicSink>,
-    current: Mutex<Option<Box<dyn Subscription>>>,
-    stopped: AtomicBool,
-}
-
-impl FaultySubscription {
-    fn spec(&self) -> SubscribeSpec {
-        SubscribeSpec {
-            pattern: self.pattern.clone(),
-            group: self.group.as_ref().map(|group| Group {
-                name: group.name.clone(),
-                permits: Arc::clone(&group.permits),
-                concurrency: group.concurrency,
-            }),
-            durable: self.durable.clone(),
-            max_body: self.max_body,
-            sink: Arc::clone(&self.sink),
-        }
-    }
-
-    fn down(&self) {
-        let gone = self.current.lock().take();
-        drop(gone);
-    }
-
-    async fn up(&self, line: &Line) {
-        if let Ok(subscription) = line.inner.subscribe(self.spec()).await
-            && !self.stopped.load(Ordering::Acquire)
-        {
-            *self.current.lock() = Some(subscription);
-            if self.durable.is_none() {
-                self.sink.gap();
+        let last = self.0.end();
+        async move {
+            if let Some(last) = last {
+                last.stop().await;
             }
         }
+        .boxed()
     }
 }
 
-impl Subscription for Kept<FaultySubscription> {
+impl Subscription for Kept<Listener> {
     fn stop(&self) -> BoxFuture<'_, ()> {
-        self.0.stopped.store(true, Ordering::Release);
-        self.0.down();
-        async {}.boxed()
+        let last = self.0.end();
+        async move {
+            if let Some(last) = last {
+                last.stop().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::transport::{TopicMessage, TopicSink};
+
+    /// Whether it was stopped, and may end.
+    struct Slow(Arc<Semaphore>);
+
+    impl Subscription for Slow {
+        fn stop(&self) -> BoxFuture<'_, ()> {
+            async { drop(self.0.acquire().await) }.boxed()
+        }
+    }
+
+    struct Nobody;
+
+    impl TopicSink for Nobody {
+        fn message(&self, _: TopicMessage) {}
+        fn gap(&self) {}
+        fn dropped(&self, _: &str) {}
+    }
+
+    #[test]
+    fn a_stop_waits_for_what_is_stopped() {
+        let spec = SubscribeSpec {
+            pattern: Pattern::new("a").unwrap(),
+            group: None,
+            durable: None,
+            max_body: 1,
+            sink: Arc::new(Nobody),
+        };
+        let gate = Arc::new(Semaphore::new(0));
+        let kept = Kept(Arc::new(Listener::new(spec, Box::new(Slow(Arc::clone(&gate))))));
+        let mut stop = kept.stop();
+        assert!((&mut stop).now_or_never().is_none());
+        gate.add_permits(1);
+        assert!(stop.now_or_never().is_some());
+        assert!(!kept.0.up(Box::new(Slow(gate))), "it was stopped");
     }
 }

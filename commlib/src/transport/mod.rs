@@ -43,7 +43,9 @@ pub(crate) mod amqp;
 pub(crate) mod backoff;
 #[cfg(any(feature = "memory", feature = "amqp"))]
 mod claims;
+mod connect;
 pub(crate) mod durable;
+mod error;
 #[cfg(feature = "memory")]
 pub mod memory;
 #[cfg(feature = "redis")]
@@ -59,13 +61,14 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::address::{Address, Pattern};
-use crate::envelope::{Dialect, Envelope, Malformed};
-use crate::error::{ConnectError, Execution, Status, StatusCode};
-use crate::limits::Limits;
+use crate::envelope::{Envelope, Malformed};
 
+pub use connect::ReplyRoute;
+pub(crate) use connect::{TransportOptions, connect};
 pub use durable::{
     Claim, Claimed, DeadLetter, Disposal, Durability, DurableSpec, PublishOptions, Removal, Settle, Tracked,
 };
+pub use error::{TransportError, TransportErrorKind};
 pub use tls::Tls;
 pub use url::BrokerUrl;
 
@@ -418,207 +421,4 @@ pub struct TopicMessage {
 pub trait Subscription: Send + Sync {
     /// Ends it; nothing is delivered once this has resolved.
     fn stop(&self) -> BoxFuture<'_, ()>;
-}
-
-/// Why a transport failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TransportErrorKind {
-    /// Nobody consumes the address.
-    NoResponders,
-    /// The queue is at its limit.
-    QueueFull,
-    /// The broker has no memory or disk left for messages, or blocks publishers.
-    Blocked,
-    /// There is no connection now.
-    Disconnected,
-    /// The message is larger than the broker takes.
-    TooLarge,
-    /// The broker does not allow it to this user.
-    Forbidden,
-    /// A queue or key exists with other properties or of another type.
-    Conflict,
-    /// The broker did not answer within the transport's own limit.
-    Timeout,
-    /// The backend lacks what was asked for.
-    Unsupported,
-    /// The transport is closed.
-    Closed,
-    /// The broker answered what it should not.
-    Protocol,
-}
-
-/// A transport's failure.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub struct TransportError {
-    /// Why.
-    pub kind: TransportErrorKind,
-    /// What happened to the message.
-    pub execution: Execution,
-    /// What happened, where, and what to do. Never a secret, never a body.
-    pub message: String,
-}
-
-impl TransportError {
-    /// An error of something that certainly did not happen.
-    #[must_use]
-    pub fn did_not_run(kind: TransportErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            execution: Execution::DidNotRun,
-            message: message.into(),
-        }
-    }
-
-    /// An error of something that may have happened nevertheless.
-    #[must_use]
-    pub fn may_have_run(kind: TransportErrorKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            execution: Execution::MayHaveRun,
-            message: message.into(),
-        }
-    }
-
-    /// The error of every operation after `close`.
-    #[must_use]
-    pub fn closed() -> Self {
-        Self::did_not_run(TransportErrorKind::Closed, "the connection is closed")
-    }
-
-    /// The error of requests in flight when the transport is closed.
-    #[must_use]
-    pub fn closed_in_flight() -> Self {
-        Self::may_have_run(
-            TransportErrorKind::Closed,
-            "the node was shut down before the reply came",
-        )
-    }
-}
-
-impl From<TransportError> for Status {
-    fn from(error: TransportError) -> Self {
-        let code = match error.kind {
-            TransportErrorKind::NoResponders => StatusCode::NoResponders,
-            TransportErrorKind::QueueFull | TransportErrorKind::Blocked | TransportErrorKind::TooLarge => {
-                StatusCode::ResourceExhausted
-            }
-            TransportErrorKind::Disconnected | TransportErrorKind::Closed => StatusCode::Unavailable,
-            TransportErrorKind::Forbidden => StatusCode::PermissionDenied,
-            TransportErrorKind::Timeout => StatusCode::DeadlineExceeded,
-            TransportErrorKind::Unsupported => StatusCode::Unimplemented,
-            TransportErrorKind::Conflict | TransportErrorKind::Protocol => StatusCode::Internal,
-        };
-        Self::new(code, error.message).with_execution(error.execution)
-    }
-}
-
-/// Where replies come back on AMQP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum ReplyRoute {
-    /// RabbitMQ's Direct Reply-to: no queue.
-    #[default]
-    Direct,
-    /// An exclusive queue of this node, bound to the direct exchange `commlib.reply`.
-    Queue,
-}
-
-/// What a transport is connected with.
-#[derive(Debug, Clone)]
-#[cfg_attr(
-    not(any(feature = "redis", feature = "amqp")),
-    expect(dead_code, reason = "the in-process bus has no connection to set up")
-)]
-pub(crate) struct TransportOptions {
-    /// Returns from connecting before there is a connection, and keeps trying.
-    pub(crate) lazy: bool,
-    /// How long one try of connecting may take, greeting and login included.
-    pub(crate) connect_timeout: Duration,
-    /// Limit for each operation at the broker that has no deadline of its own.
-    pub(crate) operation_timeout: Duration,
-    /// Those of the node.
-    pub(crate) limits: Limits,
-    /// The form that clients and publishers write.
-    pub(crate) dialect: Dialect,
-    /// Only AMQP has a choice.
-    pub(crate) reply_route: ReplyRoute,
-    /// Whom secure connections trust, and who we are there.
-    pub(crate) tls: Tls,
-    /// A name for this node at the broker: 24 characters of `[A-Za-z0-9_-]`, unguessable.
-    pub(crate) node_id: String,
-}
-
-/// Connects the transport that the URL names.
-pub(crate) async fn connect(
-    url: &BrokerUrl,
-    options: TransportOptions,
-) -> Result<Arc<dyn Transport>, ConnectError> {
-    check(url, &options)?;
-    match url.kind() {
-        #[cfg(feature = "memory")]
-        url::Scheme::Memory => Ok(memory::connect(url, &options)),
-        #[cfg(feature = "redis")]
-        url::Scheme::Redis | url::Scheme::Rediss | url::Scheme::RedisUnix => {
-            redis::connect(url, options).await
-        }
-        #[cfg(feature = "amqp")]
-        url::Scheme::Amqp | url::Scheme::Amqps => amqp::connect(url, options).await,
-        #[cfg(not(all(feature = "memory", feature = "redis", feature = "amqp")))]
-        scheme => Err(ConnectError::NotBuilt {
-            scheme: scheme.as_str(),
-            feature: scheme.feature(),
-        }),
-    }
-}
-
-/// Refuses settings that the URL's transport does not have.
-fn check(url: &BrokerUrl, options: &TransportOptions) -> Result<(), ConnectError> {
-    use url::Scheme;
-    let unsupported = |transport, reason: &str| {
-        let reason = reason.to_owned();
-        Err(ConnectError::Unsupported { transport, reason })
-    };
-    if !options.tls.is_default() && !matches!(url.kind(), Scheme::Rediss | Scheme::Amqps) {
-        return Err(ConnectError::Settings(format!(
-            "there are settings for TLS, but {}:// is not secure; write rediss:// or amqps://",
-            url.scheme()
-        )));
-    }
-    match url.kind() {
-        Scheme::Memory if options.dialect != Dialect::Native => {
-            unsupported("memory", "has no peers of another dialect; leave the dialect out")
-        }
-        Scheme::Memory if options.reply_route != ReplyRoute::Direct => {
-            unsupported("memory", "has no choice of reply routes; leave the route out")
-        }
-        Scheme::Redis | Scheme::Rediss | Scheme::RedisUnix if options.reply_route != ReplyRoute::Direct => {
-            unsupported("redis", "has no choice of reply routes; leave the route out")
-        }
-        _ => Ok(()),
-    }
-}
-
-#[cfg(all(test, feature = "memory", feature = "redis"))]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn settings_that_a_transport_lacks_are_refused() {
-        let lacks = async |builder: crate::NodeBuilder, url: &str| match builder.connect(url).await {
-            Err(ConnectError::Unsupported { transport, .. }) => transport,
-            other => panic!("{url}: {other:?}"),
-        };
-        assert_eq!(
-            lacks(crate::Node::builder().dialect(Dialect::CommlibPy), "memory://").await,
-            "memory"
-        );
-        assert_eq!(
-            lacks(crate::Node::builder().reply_route(ReplyRoute::Queue), "memory://").await,
-            "memory"
-        );
-        let queue = crate::Node::builder().reply_route(ReplyRoute::Queue);
-        assert_eq!(lacks(queue, "redis://127.0.0.1:1").await, "redis");
-    }
 }

@@ -30,6 +30,7 @@ pub mod fuzz;
 mod inbox;
 mod kept;
 mod last;
+mod ledger;
 mod linger;
 mod prefetch;
 mod properties;
@@ -40,6 +41,7 @@ mod responder;
 mod routes;
 mod row;
 mod session;
+mod shared;
 mod subscription;
 mod supervisor;
 mod surge;
@@ -51,7 +53,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -62,10 +64,12 @@ use self::properties::{name, short};
 use self::publisher::{Kind, Lane};
 use self::queue::{Job, Outcome};
 use self::routes::Routes;
+use self::shared::{Alive, Core, Started};
 use self::supervisor::{Board, Role, Slot};
 use super::claims::Claims;
 use super::durable::{never_built, not_built};
 use super::*;
+use crate::error::ConnectError;
 
 /// The exchange of topics.
 const TOPICS: &str = "amq.topic";
@@ -73,124 +77,6 @@ const TOPICS: &str = "amq.topic";
 const MAX_MESSAGE: usize = 128 * 1024 * 1024;
 /// How often it is looked whether everything was sent when closing.
 const LOOK: Duration = Duration::from_millis(2);
-
-/// Takes word of whether a consumer or subscription has begun.
-type Started = oneshot::Sender<Result<(), TransportError>>;
-
-/// What consumers and subscriptions share.
-#[derive(Debug)]
-pub(super) struct Core {
-    options: TransportOptions,
-    address: String,
-    target: Arc<Target>,
-    board: Arc<Board>,
-    publishing: Arc<Slot>,
-    consuming: Arc<Slot>,
-    replies: Arc<Lane>,
-    /// Replies that go to queues. What is wrong with one of these closes the channel, and the rest shall not suffer.
-    queue_replies: Arc<Lane>,
-    /// What is known of idempotency keys.
-    claims: Claims,
-    /// Where tasks run.
-    runtime: Handle,
-    /// For messages of durable topics, and for those that are retried or given up.
-    durable: Arc<Lane>,
-    /// Cancelled when nothing more is taken.
-    closing: CancellationToken,
-    tasks: TaskTracker,
-    refused: AtomicU64,
-    /// The broker does not count what is taken over several queues.
-    shared_limit_refused: AtomicBool,
-}
-
-impl Core {
-    /// Where it is told that a consumer or subscription has begun. Nowhere on a lazy node without a connection: there it
-    /// begins when the connection comes.
-    fn beginning(
-        &self,
-    ) -> (
-        Option<Started>,
-        Option<oneshot::Receiver<Result<(), TransportError>>>,
-    ) {
-        if self.options.lazy && !self.publishing.is_up() {
-            return (None, None);
-        }
-        let (started, ready) = oneshot::channel();
-        (Some(started), Some(ready))
-    }
-
-    /// Waits until it has begun, where that is told.
-    async fn begun(
-        &self,
-        what: &str,
-        ready: Option<oneshot::Receiver<Result<(), TransportError>>>,
-    ) -> Result<(), TransportError> {
-        let Some(ready) = ready else { return Ok(()) };
-        match tokio::time::timeout(self.options.operation_timeout, ready).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(TransportError::closed()),
-            Err(_) => Err(self.not_in_time(what)),
-        }
-    }
-
-    fn not_in_time(&self, what: &str) -> TransportError {
-        if self.consuming.is_up() {
-            return errors::timeout(what, self.options.operation_timeout, Execution::DidNotRun);
-        }
-        TransportError::did_not_run(
-            TransportErrorKind::Disconnected,
-            format!(
-                "{what} failed: there is no connection to the broker at {}",
-                self.address
-            ),
-        )
-    }
-
-    /// The connection that consumes, once there is one.
-    async fn link(&self) -> Result<Arc<supervisor::Link>, TransportError> {
-        self.consuming.start();
-        let mut links = self.consuming.links();
-        let link = supervisor::next_link(&mut links);
-        match tokio::time::timeout(self.options.operation_timeout, link).await {
-            Ok(Some(link)) => Ok(link),
-            Ok(None) => Err(TransportError::closed()),
-            Err(_) => Err(self.not_in_time("waiting for a connection")),
-        }
-    }
-
-    /// A connection that nobody else consumes on.
-    fn own_slot(&self) -> Arc<Slot> {
-        let board = Arc::new(Board::new());
-        let target = Arc::clone(&self.target);
-        Slot::new(Role::Consuming, target, board, self.options.operation_timeout)
-    }
-
-    fn refused_a_reply_address(&self, service: &str) {
-        let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-        // Whoever sends many of these shall not fill the log.
-        if refused.is_power_of_two() {
-            tracing::warn!(%service, refused, "a request named a reply address that no requester owns; it gets no reply");
-        }
-    }
-}
-
-/// Ends everything when the transport and all handles are gone.
-#[derive(Debug)]
-pub(super) struct Alive {
-    closing: CancellationToken,
-    ended: CancellationToken,
-    slots: [Arc<Slot>; 2],
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.closing.cancel();
-        self.ended.cancel();
-        for slot in &self.slots {
-            slot.abandon();
-        }
-    }
-}
 
 /// The transport.
 #[derive(Debug)]

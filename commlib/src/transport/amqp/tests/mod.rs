@@ -11,7 +11,8 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
-use crate::envelope::{Envelope, Malformed};
+use crate::envelope::{Dialect, Envelope, Malformed};
+use crate::error::Execution;
 use crate::limits::Limits;
 
 /// How long a test waits for what is to happen, on a slow machine too.

@@ -4,6 +4,7 @@
 //! that goes out, the [`inbox`] for replies, one for all subscriptions ([`pubsub`]), and a blocking one per
 //! [`consumer`]. Each comes back by itself. Needs Redis 6.2 or later, or what speaks its protocol.
 
+mod begin;
 mod clock;
 mod connection;
 mod consumer;
@@ -29,6 +30,8 @@ mod scripts;
 mod session;
 mod standing;
 mod stream;
+mod stream_claims;
+mod stream_entry;
 mod stream_held;
 mod stream_letters;
 mod stream_member;
@@ -53,14 +56,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::connection::Endpoint;
-use self::consumer::{ConsumerHandle, ConsumerTask, OpenFailure};
-use self::group::Member;
 use self::handle::Handle;
 use self::inbox::{Calls, Inbox};
-use self::jobs::{Call, Job, Tell};
-use self::pubsub::{Command, Hub};
+use self::jobs::Job;
+use self::pubsub::Command;
 use self::push::Origin;
-use self::subscription::{Entry, GroupEnd, Outlet, SubscriptionHandle};
 use self::writer::{Waiting, Writer};
 use super::{
     Accepted, BrokerUrl, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter,
@@ -229,127 +229,6 @@ impl RedisTransport {
             .await
     }
 
-    async fn consume_now(&self, spec: ConsumeSpec) -> Result<Box<dyn Consumer>, TransportError> {
-        let what = format!("serve `{}`", spec.service);
-        let deadline = Instant::now() + self.options.operation_timeout;
-        let later = self.begins_later();
-        if !later {
-            self.connected(&what, deadline).await?;
-        }
-        let member = format!("{}.{}", self.options.node_id, self.number());
-        let stop = self.receiving.child_token();
-        let guard = stop.clone().drop_guard();
-        let mut task = ConsumerTask::new(
-            Arc::clone(&self.endpoint),
-            Arc::clone(&self.handle),
-            spec,
-            member,
-            stop.clone(),
-            Arc::downgrade(&self.life),
-        );
-        let ready = if later {
-            None
-        } else {
-            let ready = match tokio::time::timeout_at(deadline, task.open()).await {
-                Ok(Ok(ready)) => ready,
-                Ok(Err(OpenFailure::Refused(error))) => return Err(error),
-                Ok(Err(OpenFailure::Lost(reason))) => {
-                    let nothing = crate::error::Execution::DidNotRun;
-                    return Err(fault::lost(&what, &reason, nothing));
-                }
-                Err(_) => return Err(self.too_late(&what)),
-            };
-            let announcement = task.presence().call();
-            self.limited(&what, |done| {
-                Job::Call(Call {
-                    done: Some(Tell::Future(done)),
-                    ..announcement
-                })
-            })
-            .await?;
-            Some(ready)
-        };
-        let (ended, watched) = watch::channel(false);
-        tokio::spawn(task.run(ready, ended).boxed());
-        guard.disarm();
-        Ok(Box::new(ConsumerHandle {
-            stop,
-            ended: watched,
-            _life: Arc::clone(&self.life),
-        }))
-    }
-
-    async fn subscribe_now(&self, spec: SubscribeSpec) -> Result<Box<dyn Subscription>, TransportError> {
-        let what = format!("subscribe to `{}`", spec.pattern);
-        if self.handle.is_closed() {
-            return Err(TransportError::closed());
-        }
-        if let Some(wishes) = self.wishes.lock().take() {
-            let hub = Hub::new(Arc::clone(&self.endpoint), wishes, self.receiving.clone());
-            tokio::spawn(hub.run().boxed());
-        }
-        let number = self.number();
-        let (outlet, queue) = match &spec.group {
-            None => (Outlet::Plain, None),
-            Some(_) => {
-                let (sender, receiver) = mpsc::channel(group::QUEUE);
-                (Outlet::Group(sender), Some(receiver))
-            }
-        };
-        let entry = Arc::new(Entry::new(
-            number,
-            spec.pattern,
-            spec.max_body,
-            Arc::clone(&self.handle),
-            outlet,
-            spec.sink,
-        ));
-        let group = match (spec.group, queue) {
-            (Some(group), Some(queue)) => {
-                let stop = self.receiving.child_token();
-                let (ended, watched) = watch::channel(false);
-                let member = Member {
-                    entry: Arc::clone(&entry),
-                    handle: Arc::clone(&self.handle),
-                    group: group.name,
-                    name: format!("{}.{number}", self.options.node_id),
-                    joined: self.handle.clock.now(),
-                    permits: group.permits,
-                    queue,
-                    stop: stop.clone(),
-                };
-                tokio::spawn(member.run(ended).boxed());
-                Some(GroupEnd { stop, ended: watched })
-            }
-            _ => None,
-        };
-        let handle = SubscriptionHandle {
-            entry: Arc::clone(&entry),
-            commands: self.commands.clone(),
-            group,
-            _life: Arc::clone(&self.life),
-        };
-        if self.begins_later() {
-            entry.begins_later();
-            let add = Command::Add { entry, done: None };
-            return match self.commands.send(add) {
-                Ok(()) => Ok(Box::new(handle)),
-                Err(_) => Err(TransportError::closed()),
-            };
-        }
-        let (done, confirmed) = oneshot::channel();
-        let done = Some(done);
-        if self.commands.send(Command::Add { entry, done }).is_err() {
-            return Err(TransportError::closed());
-        }
-        match timeout(self.options.operation_timeout, confirmed).await {
-            Ok(Ok(Ok(()))) => Ok(Box::new(handle)),
-            Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(_)) => Err(TransportError::closed()),
-            Err(_) => Err(self.too_late(&what)),
-        }
-    }
-
     /// Keeps a request without a reply.
     fn keep(&self, request: Request) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         if !durable::BUILT {
@@ -375,57 +254,6 @@ impl RedisTransport {
                 _ => Err(TransportError::closed()),
             }
         })
-    }
-
-    /// Adds a message to the stream of its durable topic.
-    async fn append(
-        &self,
-        what: &str,
-        topic: &Pattern,
-        address: Address,
-        mut message: Envelope,
-    ) -> Result<Accepted, TransportError> {
-        self.handle.check(what)?;
-        let durability = self
-            .persistence
-            .get(&self.handle, self.options.operation_timeout)
-            .await;
-        let item = self.encode_native(&mut message, None);
-        self.limited(what, |done| {
-            Job::Append(stream::Append {
-                stream: stream::key(topic),
-                address,
-                item: item.into(),
-                backlog: self.options.limits.backlog,
-                durability,
-                done,
-            })
-        })
-        .await
-    }
-
-    fn too_late(&self, what: &str) -> TransportError {
-        let limit = self.options.operation_timeout;
-        TransportError::did_not_run(
-            TransportErrorKind::Timeout,
-            format!("cannot {what}: the broker did not answer within {limit:?}"),
-        )
-    }
-
-    /// Whether servers and subscriptions begin when the connection comes, as on a lazy node that has none.
-    fn begins_later(&self) -> bool {
-        self.options.lazy && !self.state.borrow().is_connected()
-    }
-
-    /// Waits for a connection.
-    async fn connected(&self, what: &str, deadline: Instant) -> Result<(), TransportError> {
-        let mut state = self.state.clone();
-        let up = state
-            .wait_for(|state| matches!(state, ConnectionState::Connected { .. } | ConnectionState::Closed));
-        match tokio::time::timeout_at(deadline, up).await {
-            Ok(_) => self.handle.check(what),
-            Err(_) => Err(fault::disconnected(what)),
-        }
     }
 
     async fn close_now(&self, limit: Duration) -> Result<(), TransportError> {
@@ -591,7 +419,7 @@ impl Transport for RedisTransport {
             }
             return Box::pin(async move {
                 let what = format!("publish to `{address}`");
-                self.append(&what, &topic, address, message).await
+                stream::append(self, &what, &topic, address, message).await
             });
         }
         if let Err(error) = self.handle.check(PublishTo(&address)) {

@@ -14,10 +14,12 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::fault;
 use super::handle::Handle;
+use super::jobs::Job;
 use super::resp::{self, Value};
+use super::{RedisTransport, fault};
 use crate::address::{Address, Pattern};
+use crate::envelope::Envelope;
 use crate::error::Execution;
 use crate::transport::{Accepted, Durability, TransportError, TransportErrorKind};
 
@@ -30,6 +32,34 @@ pub(super) const REQUESTS: &str = "commlib:requests:";
 /// The stream of a durable topic.
 pub(super) fn key(topic: &Pattern) -> String {
     format!("commlib:stream:{topic}")
+}
+
+/// Adds a message to the stream of its durable topic.
+pub(super) async fn append(
+    transport: &RedisTransport,
+    what: &str,
+    topic: &Pattern,
+    address: Address,
+    mut message: Envelope,
+) -> Result<Accepted, TransportError> {
+    transport.handle.check(what)?;
+    let durability = transport
+        .persistence
+        .get(&transport.handle, transport.options.operation_timeout)
+        .await;
+    let item = transport.encode_native(&mut message, None);
+    transport
+        .limited(what, |done| {
+            Job::Append(Append {
+                stream: key(topic),
+                address,
+                item: item.into(),
+                backlog: transport.options.limits.backlog,
+                durability,
+                done,
+            })
+        })
+        .await
 }
 
 /// A group in its stream.

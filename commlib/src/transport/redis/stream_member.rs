@@ -19,23 +19,17 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{Endpoint, Link, LinkError, SILENCE};
 use super::fault;
 use super::jobs::{Call, Job, Tell};
-use super::kept;
 use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
 use super::stream::{self, Ack, Place};
-use super::stream_held::{Shared, Unsettled};
+use super::stream_held::Shared;
 use super::stream_letters::letters_key;
 use super::stream_watch::Watch;
 use super::{Life, RedisTransport};
 use crate::address::Pattern;
-use crate::envelope::{Envelope, native};
 use crate::error::Execution;
-use crate::limits::too_large;
 use crate::transport::backoff::Backoff;
-use crate::transport::{
-    DurableSpec, Group, Removal, Settle, SubscribeSpec, Subscription, TopicMessage, TopicSink, Tracked,
-    TransportError,
-};
+use crate::transport::{DurableSpec, Group, Removal, SubscribeSpec, Subscription, TopicSink, TransportError};
 
 /// Entries taken at once.
 const BATCH: usize = 64;
@@ -169,7 +163,7 @@ impl Drop for Membership {
     }
 }
 
-enum End {
+pub(super) enum End {
     Stopped,
     Lost(LinkError),
 }
@@ -190,18 +184,18 @@ struct Ready {
     scripts: Scripts,
 }
 
-struct Member {
+pub(super) struct Member {
     endpoint: Arc<Endpoint>,
-    shared: Arc<Shared>,
-    pattern: Pattern,
+    pub(super) shared: Arc<Shared>,
+    pub(super) pattern: Pattern,
     group: Group,
-    max_body: usize,
+    pub(super) max_body: usize,
     /// What nobody spoke for so long was left behind.
-    claim_after: Duration,
-    sink: Arc<dyn TopicSink>,
+    pub(super) claim_after: Duration,
+    pub(super) sink: Arc<dyn TopicSink>,
     stop: CancellationToken,
     /// How far the search for what others left behind has come.
-    cursor: String,
+    pub(super) cursor: String,
     /// Whether trimming has overtaken the group.
     watch: Watch,
     /// Acknowledgements that went along with a read and were not answered.
@@ -434,108 +428,8 @@ impl Member {
         }
     }
 
-    /// Takes what rested long enough.
-    async fn take_again(
-        &mut self,
-        link: &mut Link,
-        scripts: &mut Scripts,
-        due: &[Bytes],
-        permits: &mut Vec<OwnedSemaphorePermit>,
-        beat: &mut Interval,
-    ) -> Result<(), End> {
-        let mut command = Vec::new();
-        self.claim(&mut command, scripts, 2 + due.len());
-        resp::word(&mut command, b"");
-        resp::word(&mut command, b"");
-        for id in due {
-            resp::word(&mut command, id);
-        }
-        let answer = self.ask(link, &command, beat).await?;
-        if self.claimed(answer, scripts, permits).await?.is_some() {
-            // What did not come back is not this member's any more.
-            self.shared.forget_due(due);
-        }
-        Ok(())
-    }
-
-    /// Takes over what others left behind. Whether all of it was looked through.
-    async fn take_over(
-        &mut self,
-        link: &mut Link,
-        scripts: &mut Scripts,
-        permits: &mut Vec<OwnedSemaphorePermit>,
-        beat: &mut Interval,
-    ) -> Result<bool, End> {
-        let mut command = Vec::new();
-        self.claim(&mut command, scripts, 2);
-        resp::word(&mut command, self.cursor.as_bytes());
-        resp::word(&mut command, permits.len().to_string().as_bytes());
-        let answer = self.ask(link, &command, beat).await?;
-        if let Some(cursor) = self.claimed(answer, scripts, permits).await? {
-            self.cursor = cursor;
-        }
-        Ok(self.cursor == "0-0")
-    }
-
-    /// Begins a claim; so many words follow.
-    fn claim(&self, out: &mut Vec<u8>, scripts: &Scripts, more: usize) {
-        let place = &self.shared.place;
-        scripts.begin(out, Script::TakeOver, &[&place.stream], 3 + more);
-        resp::word(out, place.group.as_bytes());
-        resp::word(out, self.shared.consumer.as_bytes());
-        resp::word(out, self.claim_after.as_millis().to_string().as_bytes());
-    }
-
-    /// Delivers what was claimed: where to go on, how many are gone, then the number of deliveries and the entry of each.
-    async fn claimed(
-        &self,
-        answer: Value,
-        scripts: &mut Scripts,
-        permits: &mut Vec<OwnedSemaphorePermit>,
-    ) -> Result<Option<String>, End> {
-        let mut parts = match answer {
-            Value::Array(parts) => parts.into_iter(),
-            Value::Error(error) if fault::is_unknown_script(&error) => {
-                scripts.forget();
-                return Ok(None);
-            }
-            Value::Error(error) if error.code() == "NOGROUP" => return Ok(Some("0-0".to_owned())),
-            Value::Error(error) => {
-                self.refused(&error).await;
-                return Ok(None);
-            }
-            _ => return Err(LinkError::unexpected().into()),
-        };
-        let cursor = parts.next();
-        let Place {
-            stream,
-            group,
-            requests,
-            ..
-        } = &*self.shared.place;
-        // Of requests those are gone that another one settled.
-        if let Some(lost @ 1..) = parts.next().as_ref().and_then(Value::as_int)
-            && !requests
-        {
-            tracing::error!(
-                stream,
-                group,
-                messages = lost,
-                "the broker has removed messages of the stream that members of the group had taken and not handled yet"
-            );
-            self.sink.gap();
-        }
-        while let (Some(deliveries), Some(entry)) = (parts.next(), parts.next()) {
-            if let (Some(deliveries), Value::Array(entry)) = (deliveries.as_int(), entry) {
-                let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
-                self.entry(deliveries, entry, permits);
-            }
-        }
-        Ok(cursor.as_ref().and_then(Value::as_str).map(str::to_owned))
-    }
-
     /// The broker refuses to hand out entries.
-    async fn refused(&self, error: &ServerError) {
+    pub(super) async fn refused(&self, error: &ServerError) {
         tracing::warn!(
             group = self.shared.place.group,
             error = fault::text(error),
@@ -548,7 +442,12 @@ impl Member {
     }
 
     /// Writes a command and waits for its answer. A stop waits for it too: what a read brings is delivered.
-    async fn ask(&self, link: &mut Link, command: &[u8], beat: &mut Interval) -> Result<Value, End> {
+    pub(super) async fn ask(
+        &self,
+        link: &mut Link,
+        command: &[u8],
+        beat: &mut Interval,
+    ) -> Result<Value, End> {
         match tokio::time::timeout(SILENCE, link.write(command)).await {
             Ok(written) => written?,
             Err(_) => return Err(LinkError::silent().into()),
@@ -567,103 +466,6 @@ impl Member {
                 () = sleep_until(deadline) => return Err(LinkError::silent().into()),
             }
         }
-    }
-
-    /// Delivers an entry.
-    fn entry(&self, attempt: u32, entry: Vec<Value>, permits: &mut Vec<OwnedSemaphorePermit>) {
-        let mut entry = entry.into_iter();
-        let (Some(Value::Bulk(id)), Some(Value::Array(fields))) = (entry.next(), entry.next()) else {
-            return;
-        };
-        let settle = Box::new(Unsettled {
-            id: self.shared.hold(id),
-            attempt,
-            shared: Arc::clone(&self.shared),
-            route: None,
-            answer: None,
-            settled: false,
-        });
-        let (mut address, mut item) = (None, None);
-        let mut fields = fields.into_iter();
-        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
-            match name.as_str() {
-                Some("a") => address = value.as_str().map(str::to_owned),
-                Some("m") => item = Some(value),
-                // For another group of the stream.
-                Some("g") if value.as_str() != Some(&self.shared.place.group) => return settle.handled(),
-                _ => {}
-            }
-        }
-        let Some(address) = address.filter(|address| self.pattern.matches(address)) else {
-            return settle.handled();
-        };
-        if self.shared.place.requests {
-            return self.request(attempt, address, &item.unwrap_or(Value::Nil), settle, permits);
-        }
-        let message = match item {
-            Some(Value::Bulk(bytes)) => self.decode(&bytes),
-            Some(Value::Skipped(skipped)) => Err(self.too_large(skipped.size)),
-            _ => Err("it has no message".to_owned()),
-        };
-        match message {
-            Ok(message) => self.sink.message(TopicMessage {
-                address,
-                message,
-                permit: permits.pop(),
-                tracked: Some(Tracked {
-                    attempt,
-                    wants_answer: false,
-                    settle,
-                }),
-            }),
-            Err(reason) => {
-                self.sink.dropped(&reason);
-                settle.dead(reason);
-            }
-        }
-    }
-
-    /// Delivers a request to a durable method.
-    fn request(
-        &self,
-        attempt: u32,
-        address: String,
-        item: &Value,
-        mut settle: Box<Unsettled>,
-        permits: &mut Vec<OwnedSemaphorePermit>,
-    ) {
-        let (message, route) = kept::read(item, self.max_body, &self.shared.handle);
-        settle.route = route;
-        match message {
-            Ok(message) => self.sink.message(TopicMessage {
-                address,
-                message,
-                permit: permits.pop(),
-                tracked: Some(Tracked {
-                    attempt,
-                    wants_answer: settle.route.is_some(),
-                    settle,
-                }),
-            }),
-            Err(reason) => {
-                self.sink.dropped(&reason.1);
-                settle.answer(kept::refused(&reason));
-                settle.dead(reason.1);
-            }
-        }
-    }
-
-    fn decode(&self, bytes: &Bytes) -> Result<Envelope, String> {
-        let mut message = native::decode_topic(bytes).map_err(|malformed| malformed.reason)?;
-        if message.data.len() > self.max_body {
-            return Err(self.too_large(message.data.len()));
-        }
-        self.shared.handle.clock.read(&mut message.meta);
-        Ok(message)
-    }
-
-    fn too_large(&self, size: usize) -> String {
-        too_large("it", size, self.max_body)
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::clock::Clock;
 use super::fault;
 use super::jobs::{Ask, Call, Job, Tell};
-use super::push::{Origin, Rows};
+use super::push::{Origin, Row, Rows};
 use super::resp::{self, Value};
 use super::scripts::Script;
 use super::writer::Waiting;
@@ -47,9 +47,16 @@ impl Handle {
         (Arc::new(handle), receiver)
     }
 
-    /// Says whether there is a connection.
-    pub(super) fn set_up(&self, up: bool) {
-        self.up.store(up, Ordering::Release);
+    /// Says that there is a connection.
+    pub(super) fn connected(&self) {
+        self.rows.open();
+        self.up.store(true, Ordering::Release);
+    }
+
+    /// Says that there is none. What was to be pushed and was not written never will be.
+    pub(super) fn disconnected(&self) {
+        self.up.store(false, Ordering::Release);
+        self.rows.close().into_iter().for_each(Row::unsent);
     }
 
     /// Whether jobs are written now.
@@ -75,11 +82,11 @@ impl Handle {
     /// Queues a job. After the end of the writer its outcome is told here.
     pub(super) fn queue(&self, job: Job) {
         if let Err(mpsc::error::SendError(job)) = self.jobs.send(job) {
-            job.unsent(self);
+            job.unsent();
         }
     }
 
-    /// Queues an item for a work queue.
+    /// Queues an item for a work queue. Without a connection it is not sent: a call fails here, and a send is told so.
     pub(super) fn push(
         &self,
         address: Address,
@@ -87,10 +94,28 @@ impl Handle {
         time_to_live: i64,
         origin: Origin,
         waiting: &Waiting,
-    ) {
-        if self.rows.add(address, item, time_to_live, origin, waiting) {
-            self.queue(Job::Rows);
+    ) -> Result<(), TransportError> {
+        match self.rows.add(address, item, time_to_live, origin, waiting) {
+            Ok(true) => self.queue(Job::Rows),
+            Ok(false) => {}
+            Err((address, origin)) => {
+                let error = match self.check(format_args!("send to `{address}`")) {
+                    Err(error) => error,
+                    // There is one again, which this one came too early for.
+                    Ok(()) => fault::disconnected(&format!("send to `{address}`")),
+                };
+                match origin {
+                    Origin::Call(id) => {
+                        if let Some(calls) = &waiting.calls {
+                            calls.failed(&id, error.execution);
+                        }
+                        return Err(error);
+                    }
+                    Origin::Send(done) => drop(done.send(Err(error))),
+                }
+            }
         }
+        Ok(())
     }
 
     /// Queues what somebody is to answer, and waits for the outcome.
@@ -143,5 +168,63 @@ impl Handle {
             what,
             done: None,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::envelope::{Envelope, Malformed};
+    use crate::error::Execution;
+    use crate::transport::ReplySink;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(String, Execution)>>);
+
+    impl ReplySink for Told {
+        fn reply(&self, _: &str, _: Envelope) {}
+        fn malformed(&self, _: &str, _: Malformed) {}
+        fn failed(&self, id: &str, error: TransportError) {
+            self.0.lock().push((id.to_owned(), error.execution));
+        }
+        fn lost(&self, error: TransportError) {
+            self.0.lock().push(("all".to_owned(), error.execution));
+        }
+    }
+
+    #[test]
+    fn what_was_not_written_did_not_run_whatever_was_lost_with_it() {
+        let (handle, mut jobs) = Handle::new();
+        let told = Arc::new(Told::default());
+        let waiting = Waiting {
+            sink: Arc::default(),
+            calls: None,
+        };
+        assert!(waiting.sink.set(Arc::<Told>::clone(&told)).is_ok());
+        let push = |id: &str| {
+            let (address, origin) = (Address::new("a").unwrap(), Origin::Call(id.to_owned()));
+            handle
+                .push(address, Encoded::default(), 0, origin, &waiting)
+                .is_ok()
+        };
+        assert!(!push("early"), "there was no connection yet");
+        handle.connected();
+        assert!(push("laid down"));
+        handle.disconnected();
+        waiting.lost("it is gone");
+        // Who was about to send when the connection went is not among those that were lost with it.
+        assert!(!push("late"));
+        let told = told.0.lock().clone();
+        assert_eq!(
+            told,
+            [
+                ("laid down".to_owned(), Execution::DidNotRun),
+                ("all".to_owned(), Execution::MayHaveRun)
+            ]
+        );
+        assert!(matches!(jobs.try_recv(), Ok(Job::Rows)));
+        assert!(jobs.try_recv().is_err(), "nobody is woken for nothing");
     }
 }

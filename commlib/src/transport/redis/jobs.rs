@@ -6,7 +6,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::fault;
-use super::handle::Handle;
 use super::outbox::Replies;
 use super::push::Row;
 use super::resp::Value;
@@ -296,9 +295,10 @@ impl Job {
     }
 
     /// There is no connection. What can wait for the next one comes back.
-    pub(super) fn unsent(self, handle: &Handle) -> Option<Self> {
+    pub(super) fn unsent(self) -> Option<Self> {
         match self {
-            Self::Rows => handle.rows.take().into_iter().for_each(Row::unsent),
+            // They were told when the connection went.
+            Self::Rows => {}
             Self::Row(row) => row.unsent(),
             Self::Publish { channel, done, .. } => {
                 let _ = done.send(Err(fault::disconnected(&format!("publish to `{channel}`"))));

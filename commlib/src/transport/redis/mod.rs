@@ -123,7 +123,7 @@ async fn start(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<RedisTr
     };
     if ready.is_some() {
         // The writer says so again; who looks before its task has run is to see it too.
-        handle.set_up(true);
+        handle.connected();
         state.send_replace(ConnectionState::Connected { generation: 1 });
     }
     let writer = Writer {
@@ -371,8 +371,7 @@ impl Transport for RedisTransport {
         let id = message.meta.id.unwrap_or_default();
         let (time_to_live, origin) = (milliseconds(time_to_live), Origin::Call(id));
         self.handle
-            .push(address, item, time_to_live, origin, &self.waiting);
-        Ok(())
+            .push(address, item, time_to_live, origin, &self.waiting)
     }
 
     fn forget(&self, id: &str) -> bool {
@@ -400,7 +399,9 @@ impl Transport for RedisTransport {
             let outcome = self.handle.outcome(self.options.operation_timeout, what, |done| {
                 let time_to_live = milliseconds(request.time_to_live);
                 let origin = Origin::Send(done);
-                self.handle
+                // The outcome tells of a failure, too.
+                let _ = self
+                    .handle
                     .push(request.address, item, time_to_live, origin, &self.waiting);
             });
             outcome.await

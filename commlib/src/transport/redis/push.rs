@@ -221,12 +221,14 @@ fn is_present(presence: &Value, time: &Value) -> bool {
     }
 }
 
-/// The rows that the writer has not taken yet.
+/// The rows that the writer has not taken yet. There are none while it has no connection.
 #[derive(Default)]
 pub(super) struct Rows(Mutex<Open>);
 
 #[derive(Default)]
 struct Open {
+    /// Whether there is a connection.
+    up: bool,
     rows: Vec<Row>,
     /// How many items are in them.
     items: usize,
@@ -236,6 +238,8 @@ struct Open {
 
 impl Rows {
     /// Lays an item down. Whether it is the first since the writer took what was there, so that the writer is to be told.
+    /// Without a connection it comes back, so that who sends it learns that it was not sent, whatever else is told of
+    /// those that were.
     pub(super) fn add(
         &self,
         address: Address,
@@ -243,8 +247,11 @@ impl Rows {
         time_to_live: i64,
         origin: Origin,
         waiting: &Waiting,
-    ) -> bool {
+    ) -> Result<bool, (Address, Origin)> {
         let mut open = self.0.lock();
+        if !open.up {
+            return Err((address, origin));
+        }
         open.expected = open.expected.saturating_sub(1);
         open.items += 1;
         let first = open.rows.is_empty();
@@ -263,7 +270,18 @@ impl Rows {
                 open.rows.push(row);
             }
         }
-        first
+        Ok(first)
+    }
+
+    /// There is a connection.
+    pub(super) fn open(&self) {
+        self.0.lock().up = true;
+    }
+
+    /// There is none any more; what was not written is returned.
+    pub(super) fn close(&self) -> Vec<Row> {
+        let mut open = self.0.lock();
+        std::mem::take(&mut *open).rows
     }
 
     /// So many callers are about to get their replies, most of which will call again at once.
@@ -292,6 +310,7 @@ mod tests {
     #[test]
     fn what_goes_to_one_queue_is_in_one_row() {
         let rows = Rows::default();
+        rows.open();
         let waiting = Waiting {
             sink: std::sync::Arc::default(),
             calls: None,
@@ -305,6 +324,7 @@ mod tests {
                 origin,
                 &waiting,
             )
+            .is_ok_and(|first| first)
         };
         assert!(add("a.b", b"1", 7));
         assert!(!add("a.c", b"2", 5));
@@ -327,19 +347,16 @@ mod tests {
     #[test]
     fn callers_are_expected_until_they_call_or_there_is_enough() {
         let rows = Rows::default();
+        rows.open();
         let waiting = Waiting {
             sink: std::sync::Arc::default(),
             calls: None,
         };
         let call = || {
             let origin = Origin::Call(String::new());
-            rows.add(
-                Address::new("a").unwrap(),
-                Encoded::default(),
-                0,
-                origin,
-                &waiting,
-            );
+            let address = Address::new("a").unwrap();
+            let added = rows.add(address, Encoded::default(), 0, origin, &waiting);
+            assert!(added.is_ok());
         };
         call();
         assert!(!rows.expects_more());

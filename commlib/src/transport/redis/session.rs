@@ -319,8 +319,7 @@ impl Session {
         for flight in mem::take(&mut self.flights) {
             kept.extend(flight.load.lost(reason, flight.end <= written));
         }
-        let handle = &self.handle;
-        kept.extend(self.batch.drain(..).filter_map(|job| job.unsent(handle)));
+        kept.extend(self.batch.drain(..).filter_map(Job::unsent));
     }
 }
 

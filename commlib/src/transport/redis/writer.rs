@@ -148,7 +148,7 @@ impl Writer {
                 },
             };
             generation += 1;
-            self.handle.set_up(true);
+            self.handle.connected();
             self.state.send_replace(ConnectionState::Connected { generation });
             let mut session = Session::new(Arc::clone(&self.handle), ready.scripts, ready.link.modern);
             while !kept.is_empty() {
@@ -157,7 +157,7 @@ impl Writer {
             let end = session
                 .serve(ready.link, &mut self.jobs, &self.stop, wake.as_deref())
                 .await;
-            self.handle.set_up(false);
+            self.handle.disconnected();
             self.wants_master |= session.is_read_only();
             let text = match &end {
                 End::Stopped => "it was closed".to_owned(),
@@ -166,7 +166,7 @@ impl Writer {
             session.lost(&text, &mut kept);
             // What still waits was not written, and its callers shall not be told that it may have been.
             while let Ok(job) = self.jobs.try_recv() {
-                kept.extend(job.unsent(&self.handle));
+                kept.extend(job.unsent());
             }
             match end {
                 End::Stopped => break,
@@ -181,7 +181,7 @@ impl Writer {
         }
         self.jobs.close();
         while let Ok(job) = self.jobs.try_recv() {
-            job.unsent(&self.handle);
+            job.unsent();
         }
         self.state.send_replace(ConnectionState::Closed);
     }
@@ -211,7 +211,7 @@ impl Writer {
                 tokio::select! {
                     result = &mut open => break result,
                     () = self.stop.cancelled() => return None,
-                    job = self.jobs.recv() => kept.extend(job?.unsent(&self.handle)),
+                    job = self.jobs.recv() => kept.extend(job?.unsent()),
                 }
             };
             match result {

@@ -1,5 +1,6 @@
 //! Secrets stay where they belong: a password, a token in a header and what is in bodies are in no log of the library down
-//! to TRACE, in no error and in no `Debug` output, whatever goes wrong.
+//! to TRACE, in no error and in no `Debug` output, whatever goes wrong. Where they go over the network unencrypted, a
+//! warning says so.
 
 use std::io;
 use std::sync::Arc;
@@ -289,6 +290,12 @@ async fn secrets_are_nowhere() {
     ] {
         everything(&url, &captured).await;
     }
+    assert!(!captured.text().contains("unencrypted"), "to this machine");
+    let elsewhere = format!("redis://app:{PASSWORD}@0.0.0.0:{}", redis.port());
+    let node = Node::connect(&elsewhere)
+        .await
+        .expect("the same broker under another address");
+    node.shutdown(SOON).await.expect("it ends");
     captured.show(&Node::builder().tls(Tls::new().certificate_pem(BODY, PASSWORD)));
     for text in [
         "redis://u:canary-password@h:99999",
@@ -300,6 +307,7 @@ async fn secrets_are_nowhere() {
     let text = captured.text();
     let logged = |what: &str| assert!(text.contains(what), "nothing of {what} was captured");
     logged("a handler panicked");
+    logged("unencrypted");
     logged("WARN");
     logged("<");
     for line in text.lines() {

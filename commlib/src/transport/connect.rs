@@ -50,6 +50,13 @@ pub(crate) async fn connect(
     options: TransportOptions,
 ) -> Result<Arc<dyn Transport>, ConnectError> {
     check(url, &options)?;
+    if url.is_readable_on_the_way() {
+        tracing::warn!(
+            broker = url.address(),
+            "messages and passwords go to the broker unencrypted, and it is not on this machine; write {}s:// unless the network between is to be trusted",
+            url.scheme()
+        );
+    }
     match url.kind() {
         #[cfg(feature = "memory")]
         url::Scheme::Memory => Ok(super::memory::connect(url, &options)),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::error::ConnectError;
 
@@ -327,6 +328,15 @@ impl BrokerUrl {
         self.settings.get(name).map(String::as_str)
     }
 
+    /// Whether others may read what is said to the broker: it is not on this machine, and there is no TLS.
+    pub(crate) fn is_readable_on_the_way(&self) -> bool {
+        let host = self.host.to_ascii_lowercase();
+        let is_local = host == "localhost"
+            || host.ends_with(".localhost")
+            || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        matches!(self.scheme, Scheme::Redis | Scheme::Amqp) && !is_local
+    }
+
     /// Host and port, or the socket's path, for messages.
     #[must_use]
     pub fn address(&self) -> String {
@@ -342,6 +352,31 @@ impl BrokerUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_plain_connections_to_elsewhere_can_be_read_on_the_way() {
+        let readable = |url: &str| BrokerUrl::parse(url).unwrap().is_readable_on_the_way();
+        for url in [
+            "redis://h",
+            "amqp://10.0.0.1",
+            "redis://[2001:db8::1]",
+            "amqp://localhost.example",
+        ] {
+            assert!(readable(url), "{url}");
+        }
+        for url in [
+            "rediss://h",
+            "amqps://10.0.0.1",
+            "memory://h",
+            "redis+unix:///run/redis.sock",
+            "redis://localhost",
+            "amqp://127.0.0.7",
+            "redis://[::1]:7",
+            "amqp://A.LocalHost",
+        ] {
+            assert!(!readable(url), "{url}");
+        }
+    }
 
     fn error(text: &str) -> String {
         match BrokerUrl::parse(text) {

@@ -11,3 +11,8 @@ fn two_members_and_two_messages() {
 fn a_member_that_leaves_and_another() {
     groups::a_member_that_leaves_and_another();
 }
+
+#[test]
+fn a_message_that_comes_back() {
+    groups::a_message_that_comes_back();
+}

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::bus::Bus;
+use super::items::Items;
 use super::queue::Requester;
 use super::topics::{Subscriber, place};
 use crate::address::{Address, Pattern};
@@ -44,8 +44,7 @@ pub(super) struct Queue {
     pattern: Pattern,
     /// The most that are not settled.
     limit: usize,
-    items: Mutex<VecDeque<Item>>,
-    arrived: Notify,
+    items: Items<Item>,
     /// Messages that are not settled: in the queue, with a member, or resting.
     unsettled: AtomicUsize,
     members: AtomicUsize,
@@ -89,8 +88,7 @@ impl Queue {
         Arc::new(Self {
             pattern: pattern.clone(),
             limit,
-            items: Mutex::default(),
-            arrived: Notify::new(),
+            items: Items::default(),
             unsettled: AtomicUsize::new(0),
             members: AtomicUsize::new(0),
         })
@@ -99,28 +97,6 @@ impl Queue {
     pub(super) fn join(queue: &Arc<Self>) -> Joined {
         queue.members.fetch_add(1, Ordering::AcqRel);
         Joined(Arc::clone(queue))
-    }
-
-    fn put(&self, item: Item) {
-        self.items.lock().push_back(item);
-        self.arrived.notify_one();
-    }
-
-    fn put_first(&self, item: Item) {
-        self.items.lock().push_front(item);
-        self.arrived.notify_one();
-    }
-
-    async fn next(&self) -> Item {
-        loop {
-            let arrived = self.arrived.notified();
-            if let Some(item) = self.items.lock().pop_front() {
-                // Notifications don't add up, so whoever takes one of several wakes the next taker.
-                self.arrived.notify_one();
-                return item;
-            }
-            arrived.await;
-        }
     }
 }
 
@@ -149,7 +125,7 @@ impl Bus {
         }
         for queue in &groups {
             queue.unsettled.fetch_add(1, Ordering::Relaxed);
-            queue.put(Item {
+            queue.items.push(Item {
                 address: address.to_owned(),
                 message: message.clone(),
                 requester: None,
@@ -221,7 +197,7 @@ impl Bus {
                 format!("{QUEUE_LIMIT} requests wait for the servers of `{address}` already"),
             ));
         }
-        queue.put(Item {
+        queue.items.push(Item {
             address: address.to_string(),
             message,
             requester,
@@ -270,7 +246,7 @@ impl Bus {
         drop(kept);
         if disposal == Disposal::Resend {
             letter.queue.unsettled.fetch_add(1, Ordering::Relaxed);
-            letter.queue.put(Item {
+            letter.queue.items.push(Item {
                 deliveries: 0,
                 ..letter.item
             });
@@ -307,7 +283,7 @@ pub(super) async fn take_part(
 ) {
     let queue = &joined.0;
     while let Some(permit) = place(&permits, &stop).await {
-        let Some(mut item) = stop.run_until_cancelled(queue.next()).await else {
+        let Some(mut item) = stop.run_until_cancelled(queue.items.next()).await else {
             return;
         };
         item.deliveries = item.deliveries.saturating_add(1);
@@ -378,7 +354,7 @@ impl Settle for Unsettled {
         if let Some(item) = self.item.take() {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
-                queue.put(item);
+                queue.items.push(item);
             });
         }
     }
@@ -394,7 +370,7 @@ impl Settle for Unsettled {
 impl Drop for Unsettled {
     fn drop(&mut self) {
         if let Some(item) = self.item.take() {
-            self.queue.put_first(item);
+            self.queue.items.push_first(item);
         }
     }
 }

@@ -7,9 +7,19 @@ use parking_lot::RwLock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::items::{Decoded, GroupItems};
+use super::items::Items;
 use crate::address::Pattern;
+use crate::envelope::{Envelope, Malformed};
 use crate::transport::{TopicMessage, TopicSink};
+
+/// How many messages a group keeps while its members are busy.
+const GROUP_LIMIT: usize = 10_000;
+
+/// A message, or why it is none.
+pub(super) type Decoded = Result<Envelope, Malformed>;
+
+/// What waits for the members of a group, each with its address.
+pub(super) type GroupItems = Items<(String, Decoded)>;
 
 /// A list that is read with each message and seldom changed.
 type Subscribers = Arc<[Arc<Subscriber>]>;
@@ -164,7 +174,8 @@ impl Topics {
 
 impl Group {
     fn push(&self, address: &str, message: &Decoded) {
-        if self.items.push(address.to_owned(), message.clone()) {
+        let item = (address.to_owned(), message.clone());
+        if self.items.push_within(GROUP_LIMIT, item) {
             self.members
                 .iter()
                 .for_each(|member| member.sink.dropped("the group's queue is full"));

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use commlib::prelude::*;
 use commlib::rpc::{Retry, ServeRpc};
-use commlib::{Dialect, Durability};
+use commlib::{Dialect, Durability, Execution, StatusCode};
 use commlib_tests::{Child, Program, RabbitMq, RedisServer, RespClient, eventually, unique};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use parking_lot::Mutex;
 
 /// How long a test waits for what must happen; a server that died is missed after 10 s.
@@ -289,4 +291,121 @@ async fn the_other_dialect_has_no_durable_methods() {
             "{error}"
         );
     }
+}
+
+/// So many requests wait for the servers of a method, and no more. `fill` puts in so many that nobody can read, and `take`
+/// removes one of them. Returns where they wait.
+async fn is_full_with(
+    limit: u64,
+    url: &str,
+    fill: impl AsyncFnOnce(u64, &str),
+    take: impl AsyncFnOnce(&str),
+) -> String {
+    let world = unique("full");
+    let node = Node::builder().namespace(&world).connect(url).await.unwrap();
+    let mill = MillClient::new(&node);
+    let waiting = format!("{world}.mill.store");
+    // The first one makes the place where they wait.
+    store(&node, 0..1).await;
+    fill(limit - 2, &waiting).await;
+    store(&node, 1..2).await;
+    for job in [2, 3] {
+        let error = mill.store(job).timeout(SOON).await.expect_err("it is full");
+        assert_eq!(
+            (error.code(), error.execution()),
+            (Some(StatusCode::ResourceExhausted), Execution::DidNotRun),
+            "{error}"
+        );
+    }
+    take(&waiting).await;
+    store(&node, 4..5).await;
+    let error = mill.store(5).timeout(SOON).await.expect_err("it is full again");
+    assert_eq!(error.code(), Some(StatusCode::ResourceExhausted), "{error}");
+    // Another method has a place of its own.
+    let error = mill
+        .grind(1)
+        .timeout(Duration::from_millis(100))
+        .await
+        .unwrap_err();
+    assert_ne!(error.code(), Some(StatusCode::ResourceExhausted), "{error}");
+    waiting
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_are_bounded_in_process() {
+    let url = unique("memory://full");
+    let (world, miller) = (unique("world"), Miller::default());
+    let node = Node::builder().namespace(&world).connect(&url).await.unwrap();
+    store(&node, 0..10_000).await;
+    let error = MillClient::new(&node)
+        .store(10_000)
+        .await
+        .expect_err("it is full");
+    assert_eq!(
+        (error.code(), error.execution()),
+        (Some(StatusCode::ResourceExhausted), Execution::DidNotRun),
+        "{error}"
+    );
+    serving(&node, miller.clone()).await.unwrap();
+    miller.handled(0..10_000).await;
+    store(&node, 10_000..10_001).await;
+    miller.handled(0..10_001).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_are_bounded_on_redis() {
+    let broker = RedisServer::start().await;
+    let fill = async |many: u64, address: &str| {
+        let script = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'm', 'x') end";
+        let (key, many) = (format!("commlib:requests:{address}"), many.to_string());
+        broker.command(&["EVAL", script, "1", &key, &many]).await;
+    };
+    let take = async |address: &str| {
+        let script = "local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1] \
+                      return redis.call('XDEL', KEYS[1], first)";
+        let key = format!("commlib:requests:{address}");
+        assert_eq!(broker.command(&["EVAL", script, "1", &key]).await.int(), 1);
+    };
+    is_full_with(100_000, &broker.url(), fill, take).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_are_bounded_on_rabbitmq() {
+    let broker = RabbitMq::shared().await;
+    let url = broker.url();
+    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
+    let connection = connection.await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let queue = |address: &str| lapin::types::ShortString::from(format!("commlib.requests.{address}"));
+    let fill = async |many: u64, address: &str| {
+        for _ in 0..many {
+            let (queue, options) = (queue(address), BasicPublishOptions::default());
+            let properties = lapin::BasicProperties::default();
+            channel
+                .basic_publish("".into(), queue, options, b"x", properties)
+                .await
+                .unwrap();
+        }
+        eventually(SOON, || async {
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let declare = channel.queue_declare(queue(address), options, FieldTable::default());
+            let waiting = declare.await.unwrap().message_count();
+            if u64::from(waiting) == many + 1 {
+                Ok(())
+            } else {
+                Err(waiting)
+            }
+        })
+        .await;
+    };
+    let take = async |address: &str| {
+        let get = channel.basic_get(queue(address), BasicGetOptions { no_ack: true });
+        assert!(get.await.unwrap().is_some());
+    };
+    let place = is_full_with(100_000, &url, fill, take).await;
+    let delete = channel.queue_delete(queue(&place), QueueDeleteOptions::default());
+    delete.await.unwrap();
 }

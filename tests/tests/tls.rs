@@ -306,3 +306,29 @@ async fn rabbitmq_over_tls() {
     let server = RabbitMq::start_with(&config).await;
     check("amqps", port, server.port(), &certificates).await;
 }
+
+/// A broker that knows only versions that are no longer safe.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_versions_are_refused() {
+    let certificates = Certificates::new();
+    certificates.keep("server", "localhost");
+    let port = free_port();
+    let _broker = RedisServer::start_with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &certificates.path("server.pem"),
+        "--tls-key-file",
+        &certificates.path("server.key"),
+        "--tls-auth-clients",
+        "no",
+        "--tls-protocols",
+        "TLSv1.1",
+        "--tls-ciphers",
+        "DEFAULT:@SECLEVEL=0",
+    ])
+    .await;
+    let url = format!("rediss://localhost:{port}{}", certificates.settings(None));
+    let reason = refused(Node::builder(), &url).await;
+    assert!(reason.to_lowercase().contains("version"), "{reason}");
+}

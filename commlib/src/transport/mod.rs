@@ -93,7 +93,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// never answered. How many requests are in flight is limited above.
     ///
     /// # Errors
-    /// What is known at once, always with [`Execution::DidNotRun`]; `Disconnected` makes the caller wait for a connection.
+    /// What is known at once, always with [`DidNotRun`](crate::Execution::DidNotRun); `Disconnected` makes the caller wait for
+    /// a connection.
     fn request(&self, request: Request) -> Result<(), TransportError>;
 
     /// The caller of a request is gone: whatever the transport keeps for it can go. Returns whether the request

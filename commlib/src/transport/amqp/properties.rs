@@ -238,8 +238,14 @@ fn marked(
     message: &Envelope,
     misleads: impl FnOnce(&[u8]) -> bool,
 ) -> BasicProperties {
-    let is_json = message.meta.content_type.is_none() && message.meta.content_encoding.is_none();
-    if is_json && (message.data.len() > CHECKED || misleads(&message.data)) {
+    let (meta, data) = (&message.meta, &message.data);
+    let misleads = if meta.content_type.is_none() && meta.content_encoding.is_none() {
+        data.len() > CHECKED || misleads(data)
+    } else {
+        // What begins as commlib-py's requests do is looked into whatever it says that it is.
+        kind == REQUEST && looks_like_py(data)
+    };
+    if misleads {
         properties.with_type(name(kind))
     } else {
         properties

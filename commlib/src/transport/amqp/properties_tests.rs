@@ -47,6 +47,25 @@ fn a_request_reads_back() {
 }
 
 #[test]
+fn a_request_that_begins_as_one_of_commlib_py_reads_back_whatever_it_is() {
+    for content_type in [None, Some("application/octet-stream")] {
+        let mut message = message();
+        message.meta.content_type = content_type.map(str::to_owned);
+        message.data = Bytes::from_static(match content_type {
+            None => b" {\"header\": 1}",
+            Some(_) => b"\n{\"header\"\xd3",
+        });
+        let (properties, body) = request(&message, Duration::from_secs(1), None, Dialect::Native).unwrap();
+        let (taken, question) = read_request(&properties, body, 100);
+        assert_eq!(question.dialect, Dialect::Native);
+        let Taken::Message(read) = taken else {
+            panic!("{taken:?}");
+        };
+        assert_eq!(read.data, message.data);
+    }
+}
+
+#[test]
 fn a_reply_reads_back_with_its_error() {
     let question = Question {
         dialect: Dialect::Native,

@@ -51,6 +51,8 @@ pub mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod tls;
+#[cfg(test)]
+mod told;
 pub(crate) mod url;
 
 use std::fmt;

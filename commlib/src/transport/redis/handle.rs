@@ -23,6 +23,7 @@ pub(super) struct Handle {
     jobs: mpsc::UnboundedSender<Job>,
     /// What is to be pushed.
     pub(super) rows: Rows,
+    /// What `rows` knows as well, to be looked at without its lock.
     up: AtomicBool,
     closed: AtomicBool,
     /// Replies that were not written because their address is none that may be written to.
@@ -173,36 +174,19 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
-    use parking_lot::Mutex;
-
     use super::*;
-    use crate::envelope::{Envelope, Malformed};
     use crate::error::Execution;
-    use crate::transport::ReplySink;
-
-    #[derive(Default)]
-    struct Told(Mutex<Vec<(String, Execution)>>);
-
-    impl ReplySink for Told {
-        fn reply(&self, _: &str, _: Envelope) {}
-        fn malformed(&self, _: &str, _: Malformed) {}
-        fn failed(&self, id: &str, error: TransportError) {
-            self.0.lock().push((id.to_owned(), error.execution));
-        }
-        fn lost(&self, error: TransportError) {
-            self.0.lock().push(("all".to_owned(), error.execution));
-        }
-    }
+    use crate::transport::told::{Told, replies};
 
     #[test]
     fn what_was_not_written_did_not_run_whatever_was_lost_with_it() {
         let (handle, mut jobs) = Handle::new();
-        let told = Arc::new(Told::default());
+        let (sink, mut told) = replies();
         let waiting = Waiting {
             sink: Arc::default(),
             calls: None,
         };
-        assert!(waiting.sink.set(Arc::<Told>::clone(&told)).is_ok());
+        assert!(waiting.sink.set(sink).is_ok());
         let push = |id: &str| {
             let (address, origin) = (Address::new("a").unwrap(), Origin::Call(id.to_owned()));
             handle
@@ -216,14 +200,14 @@ mod tests {
         waiting.lost("it is gone");
         // Who was about to send when the connection went is not among those that were lost with it.
         assert!(!push("late"));
-        let told = told.0.lock().clone();
-        assert_eq!(
-            told,
-            [
-                ("laid down".to_owned(), Execution::DidNotRun),
-                ("all".to_owned(), Execution::MayHaveRun)
-            ]
-        );
+        assert!(matches!(
+            told.try_recv(),
+            Ok(Told::Failed(id, error)) if id == "laid down" && error.execution == Execution::DidNotRun
+        ));
+        assert!(matches!(
+            told.try_recv(),
+            Ok(Told::Lost(error)) if error.execution == Execution::MayHaveRun
+        ));
         assert!(matches!(jobs.try_recv(), Ok(Job::Rows)));
         assert!(jobs.try_recv().is_err(), "nobody is woken for nothing");
     }

@@ -43,7 +43,7 @@ impl Member {
             return settle.handled();
         };
         if self.shared.place.requests {
-            return self.request(attempt, address, &item.unwrap_or(Value::Nil), settle, permits);
+            return self.request(address, &item.unwrap_or(Value::Nil), settle, permits);
         }
         let message = match item {
             Some(Value::Bulk(bytes)) => self.decode(&bytes),
@@ -51,16 +51,7 @@ impl Member {
             _ => Err("it has no message".to_owned()),
         };
         match message {
-            Ok(message) => self.sink.message(TopicMessage {
-                address,
-                message,
-                permit: permits.pop(),
-                tracked: Some(Tracked {
-                    attempt,
-                    wants_answer: false,
-                    settle,
-                }),
-            }),
+            Ok(message) => self.hand_up(address, message, settle, permits),
             Err(reason) => {
                 self.sink.dropped(&reason);
                 settle.dead(reason);
@@ -71,7 +62,6 @@ impl Member {
     /// Delivers a request to a durable method.
     fn request(
         &self,
-        attempt: u32,
         address: String,
         item: &Value,
         mut settle: Box<Unsettled>,
@@ -80,22 +70,32 @@ impl Member {
         let (message, route) = kept::read(item, self.max_body, &self.shared.handle);
         settle.route = route;
         match message {
-            Ok(message) => self.sink.message(TopicMessage {
-                address,
-                message,
-                permit: permits.pop(),
-                tracked: Some(Tracked {
-                    attempt,
-                    wants_answer: settle.route.is_some(),
-                    settle,
-                }),
-            }),
+            Ok(message) => self.hand_up(address, message, settle, permits),
             Err(reason) => {
                 self.sink.dropped(&reason.1);
                 settle.answer(kept::refused(&reason));
                 settle.dead(reason.1);
             }
         }
+    }
+
+    fn hand_up(
+        &self,
+        address: String,
+        message: Envelope,
+        settle: Box<Unsettled>,
+        permits: &mut Vec<OwnedSemaphorePermit>,
+    ) {
+        self.sink.message(TopicMessage {
+            address,
+            message,
+            permit: permits.pop(),
+            tracked: Some(Tracked {
+                attempt: settle.attempt,
+                wants_answer: settle.route.is_some(),
+                settle,
+            }),
+        });
     }
 
     fn decode(&self, bytes: &Bytes) -> Result<Envelope, String> {

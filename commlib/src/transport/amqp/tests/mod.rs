@@ -11,9 +11,10 @@ use lapin::types::FieldTable;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
-use crate::envelope::{Dialect, Envelope, Malformed};
+use crate::envelope::{Dialect, Envelope};
 use crate::error::Execution;
 use crate::limits::Limits;
+use crate::transport::told::{Told, replies};
 
 /// How long a test waits for what is to happen, on a slow machine too.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -43,40 +44,6 @@ async fn next<T>(receiver: &mut UnboundedReceiver<T>) -> T {
         .await
         .expect("nothing came in time")
         .expect("the sender is gone")
-}
-
-/// What a reply sink was told.
-#[derive(Debug)]
-enum Told {
-    Reply(String, Box<Envelope>),
-    Malformed,
-    Failed(String, TransportError),
-    Lost,
-}
-
-struct Replies(UnboundedSender<Told>);
-
-impl ReplySink for Replies {
-    fn reply(&self, id: &str, reply: Envelope) {
-        let _ = self.0.send(Told::Reply(id.to_owned(), Box::new(reply)));
-    }
-
-    fn malformed(&self, _: &str, _: Malformed) {
-        let _ = self.0.send(Told::Malformed);
-    }
-
-    fn failed(&self, id: &str, error: TransportError) {
-        let _ = self.0.send(Told::Failed(id.to_owned(), error));
-    }
-
-    fn lost(&self, _: TransportError) {
-        let _ = self.0.send(Told::Lost);
-    }
-}
-
-fn replies() -> (Arc<Replies>, UnboundedReceiver<Told>) {
-    let (sender, receiver) = unbounded_channel();
-    (Arc::new(Replies(sender)), receiver)
 }
 
 /// A request as it is queued.

@@ -18,8 +18,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
 use crate::address::Pattern;
-use crate::envelope::{Malformed, Meta};
+use crate::envelope::Meta;
 use crate::limits::Limits;
+use crate::transport::told::{Told, replies};
 use crate::transport::{Delivery, Group, ReplyRoute, RequestSink, Taken, Tls, TopicMessage, TopicSink};
 
 /// How long a test waits for what is to happen.
@@ -91,39 +92,10 @@ fn request(address: &Address, id: &str, data: &str) -> Request {
     }
 }
 
-/// What a reply sink was told.
-#[derive(Debug)]
-enum Told {
-    Reply(String, Box<Envelope>),
-    Malformed,
-    Failed(String, TransportError),
-    Lost(TransportError),
-}
-
-struct Replies(UnboundedSender<Told>);
-
-impl ReplySink for Replies {
-    fn reply(&self, id: &str, reply: Envelope) {
-        let _ = self.0.send(Told::Reply(id.to_owned(), Box::new(reply)));
-    }
-
-    fn malformed(&self, _: &str, _: Malformed) {
-        let _ = self.0.send(Told::Malformed);
-    }
-
-    fn failed(&self, id: &str, error: TransportError) {
-        let _ = self.0.send(Told::Failed(id.to_owned(), error));
-    }
-
-    fn lost(&self, error: TransportError) {
-        let _ = self.0.send(Told::Lost(error));
-    }
-}
-
 async fn open_inbox(transport: &Arc<dyn Transport>) -> UnboundedReceiver<Told> {
-    let (sender, receiver) = unbounded_channel();
-    transport.open_inbox(Arc::new(Replies(sender))).await.unwrap();
-    receiver
+    let (sink, told) = replies();
+    transport.open_inbox(sink).await.unwrap();
+    told
 }
 
 /// Hands deliveries to the test.

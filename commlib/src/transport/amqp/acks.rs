@@ -8,11 +8,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::FutureExt;
-use lapin::Channel;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
 use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::wire::Channel;
 
 /// What is known of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,35 +117,27 @@ impl Acks {
         &self.channel
     }
 
-    /// Tells the broker of all that are done.
-    ///
-    /// The first poll hands a frame to the library, which writes many at once. On a channel that is gone there is
-    /// nothing to acknowledge: the broker has given the messages to another consumer. The lock is kept meanwhile, as
-    /// the broker takes no acknowledgement of what an overtaking one covered.
+    /// Whether the channel is gone: then the broker has given what is open to another consumer.
+    pub(super) fn is_gone(&self) -> bool {
+        !self.channel.is_open()
+    }
+
+    /// Tells the broker of all that are done. The lock is kept meanwhile, as the broker takes no acknowledgement of what
+    /// an overtaking one covered.
     pub(super) fn flush(&self) {
         let mut tags = self.tags.lock();
         if let Some(tag) = tags.row() {
-            let _ = self
-                .channel
-                .basic_ack(tag, BasicAckOptions { multiple: true })
-                .now_or_never();
+            self.channel.ack(tag, true);
         }
         for tag in tags.stragglers() {
-            let _ = self
-                .channel
-                .basic_ack(tag, BasicAckOptions::default())
-                .now_or_never();
+            self.channel.ack(tag, false);
         }
     }
 
     fn give_back(&self, tag: u64) {
         let mut tags = self.tags.lock();
         tags.set(tag, State::Told);
-        let options = BasicNackOptions {
-            multiple: false,
-            requeue: true,
-        };
-        let _ = self.channel.basic_nack(tag, options).now_or_never();
+        self.channel.give_back(tag);
     }
 }
 

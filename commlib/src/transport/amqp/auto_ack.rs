@@ -5,9 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use lapin::message::Delivery as Message;
 use tokio::time::Instant;
 
 use super::acks::Unsettled;
@@ -16,6 +14,7 @@ use super::properties::read_request;
 use super::rebuild::Rebuild;
 use super::responder::refusal;
 use super::session::End;
+use super::wire::Message;
 use crate::error::{Execution, Status, StatusCode};
 
 /// Requests that may wait, for each that may run.
@@ -116,7 +115,7 @@ impl Task {
 
     /// Answers a request that does not run.
     pub(super) fn refuse(&self, message: Message, delivery: Option<Unsettled>, status: &Status) {
-        let (_, question) = read_request(&message.properties, Bytes::from(message.data), 0);
+        let (_, question) = read_request(&message.properties, message.data, 0);
         if question.route.is_none() {
             tracing::warn!(service = %self.spec.service, %status, "a request that nobody waits for was not run");
         }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_compat::Compat;
-use async_rs::Runtime;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lapin::types::LongString;
@@ -21,6 +20,7 @@ use tokio::net::TcpStream;
 
 use super::errors;
 use super::properties::name;
+use super::wire::{self, Wire};
 use crate::error::ConnectError;
 #[cfg(feature = "tls")]
 use crate::transport::tls;
@@ -64,6 +64,13 @@ impl KillHandle {
         // A socket that is gone already is as dead as it can be.
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
+}
+
+/// A connection that is logged in.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) wire: Arc<Wire>,
+    pub(super) handle: KillHandle,
 }
 
 /// Kills an attempt whose future is dropped.
@@ -110,10 +117,7 @@ impl Target {
     /// Connects and logs in, within the limit. Dropping the future ends the attempt.
     ///
     /// In a box, so that programs have the client library's machinery once and not for each place that connects.
-    pub(super) fn open<'a>(
-        &'a self,
-        role: &'a str,
-    ) -> BoxFuture<'a, Result<(Connection, KillHandle), ConnectError>> {
+    pub(super) fn open<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Opened, ConnectError>> {
         async move {
             match tokio::time::timeout(self.limit, self.attempt(role)).await {
                 Ok(result) => result,
@@ -126,7 +130,7 @@ impl Target {
         .boxed()
     }
 
-    async fn attempt(&self, role: &str) -> Result<(Connection, KillHandle), ConnectError> {
+    async fn attempt(&self, role: &str) -> Result<Opened, ConnectError> {
         let unreachable = |error: std::io::Error| ConnectError::Unreachable {
             address: self.url.address(),
             reason: error.to_string(),
@@ -140,9 +144,13 @@ impl Target {
         handle.set_tcp_keepalive(&keepalive).map_err(unreachable)?;
         let mut handle = KillOnDrop(Some(KillHandle(handle.try_clone().map_err(unreachable)?)));
         let stream = self.secure(AsyncTcpStream::Plain(Compat::new(socket))).await?;
-        let connection = self.greet(stream, role).await?;
+        let (connection, wire) = self.greet(stream, role).await?;
         match handle.0.take() {
-            Some(handle) => Ok((connection, handle)),
+            Some(handle) => Ok(Opened {
+                connection,
+                wire,
+                handle,
+            }),
             // It was put there six lines above.
             None => Err(unreachable(std::io::ErrorKind::NotConnected.into())),
         }
@@ -172,7 +180,7 @@ impl Target {
         errors::login(&self.url.address(), error)
     }
 
-    async fn greet(&self, stream: Stream, role: &str) -> Result<Connection, ConnectError> {
+    async fn greet(&self, stream: Stream, role: &str) -> Result<(Connection, Arc<Wire>), ConnectError> {
         let uri = AMQPUri {
             scheme: AMQPScheme::AMQP,
             authority: AMQPAuthority {
@@ -208,19 +216,22 @@ impl Target {
             .with_connection_name(format!("{} {role}", self.name).into())
             .with_client_property(name("product"), LongString::from("commlib"))
             .with_client_property(name("version"), LongString::from(env!("CARGO_PKG_VERSION")));
-        let stream = Arc::new(Mutex::new(Some(stream)));
-        Connection::connector(
+        let (wire, library) = Wire::over(stream);
+        let library = Arc::new(Mutex::new(Some(AsyncTcpStream::Plain(library))));
+        let connection = Connection::connector(
             uri,
-            Runtime::tokio_current(),
+            wire::runtime(),
             async move |_, _| {
-                let stream = stream.lock().take();
+                let library = library.lock().take();
                 // Asked again only by the library's own recovery, which is off.
-                stream.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
+                library.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
             },
             properties,
         )
         .await
-        .map_err(|error| self.refused(&error))
+        .map_err(|error| self.refused(&error))?;
+        wire.tuned(connection.configuration().frame_max());
+        Ok((connection, wire))
     }
 
     /// In seconds; 0 for none.

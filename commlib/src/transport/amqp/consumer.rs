@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{SelectAll, Stream, StreamExt};
-use lapin::message::Delivery as Message;
 use lapin::options::{BasicCancelOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Consumer as Incoming};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +24,7 @@ use super::responder::Answer;
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
 use super::surge::{self, Surge};
+use super::wire::{Channel, Incoming, Message};
 use super::{Alive, Core};
 use crate::envelope::Malformed;
 use crate::limits::QUEUE_LENGTH;
@@ -155,7 +153,8 @@ impl Task {
         };
         let queue = short("address", address.as_str())?;
         self.declare(session.acks.channel(), &queue).await?;
-        let incoming = session::consume(session.acks.channel(), &queue, self.spec.auto_ack, limit).await?;
+        let channel = session.acks.channel();
+        let incoming = channel.incoming(&queue, self.spec.auto_ack, limit).await?;
         session.tags.push(incoming.tag());
         session.queues.push(items(index, incoming));
         Ok(())
@@ -213,7 +212,7 @@ impl Task {
                         Ok(false) => {}
                         Ok(true) => {
                             let waited = session.wait.taken(Instant::now());
-                            if !message.acker.poisoned() {
+                            if !session.acks.is_gone() {
                                 self.deliver(index, message, Some(unsettled), None, waited);
                             }
                             continue;
@@ -244,7 +243,7 @@ impl Task {
                         count.taken(waited);
                     }
                     // The channel went meanwhile, so the broker gives this one to somebody else.
-                    if message.acker.poisoned() {
+                    if session.acks.is_gone() {
                         continue;
                     }
                     let waited = session.wait.taken(Instant::now());
@@ -286,10 +285,12 @@ impl Task {
         permit: Option<OwnedSemaphorePermit>,
         waited: Duration,
     ) {
-        let (mut taken, question) =
-            read_request(&message.properties, Bytes::from(message.data), self.spec.max_body);
+        let (mut taken, question) = read_request(&message.properties, message.data, self.spec.max_body);
         if let Taken::Message(request) = &mut taken {
             arrival::check_age(&mut request.meta, &message.properties, waited);
+        }
+        if let Some(reason) = message.malformed {
+            taken = Taken::Malformed(Malformed::new(reason));
         }
         if question.refused {
             self.core.refused_a_reply_address(&self.spec.service);
@@ -354,7 +355,7 @@ impl Task {
         }
         while in_time && let Some((index, item)) = session.queues.next().await {
             let Item::Message(message) = item else { continue };
-            if message.acker.poisoned() {
+            if session.acks.is_gone() {
                 continue;
             }
             let unsettled =
@@ -393,9 +394,8 @@ fn items(index: usize, incoming: Incoming) -> Pin<Box<dyn Stream<Item = (usize, 
     let stream = futures_util::stream::unfold(Some(incoming), move |incoming| async move {
         let mut incoming = incoming?;
         match incoming.next().await {
-            Some(Ok(message)) => Some(((index, Item::Message(message)), Some(incoming))),
-            Some(Err(error)) => Some(((index, Item::Gone(Some(error))), None)),
-            None => Some(((index, Item::Gone(None)), None)),
+            Ok(message) => Some(((index, Item::Message(message)), Some(incoming))),
+            Err(reason) => Some(((index, Item::Gone(reason)), None)),
         }
     });
     Box::pin(stream)

@@ -9,12 +9,12 @@
 
 use std::time::Duration;
 
-use lapin::Channel;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::errors::{self, bounded};
 use super::properties::{self, name, short};
+use super::wire::Channel;
 use super::{Core, TOPICS, random_name};
 use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;

@@ -3,9 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use lapin::Consumer as Incoming;
-use lapin::message::Delivery as Message;
 use lapin::types::FieldTable;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +14,7 @@ use super::properties::{self, read_request, read_topic};
 use super::rebuild::{Kept, Rebuild};
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
+use super::wire::{Incoming, Message};
 use super::{Alive, Core};
 use crate::envelope::Envelope;
 use crate::error::StatusCode;
@@ -72,7 +70,7 @@ impl Taker for Member {
         if !self.place.requests {
             session::bind(&channel, queue, &self.spec.pattern, limit).await?;
         }
-        let incoming = session::consume(&channel, queue, false, limit).await?;
+        let incoming = channel.incoming(queue, false, limit).await?;
         Ok((Acks::new(channel), incoming))
     }
 
@@ -94,7 +92,7 @@ impl Taker for Member {
                 break End::Stopped;
             };
             // If the channel went meanwhile, the broker gives this one to somebody else.
-            if !message.acker.poisoned() {
+            if !acks.is_gone() {
                 self.deliver(message, delivery, permit);
             }
         };
@@ -115,20 +113,22 @@ impl Member {
             exchange,
             redelivered,
             properties,
-            data,
+            malformed,
+            data: body,
             ..
         } = message;
-        let body = Bytes::from(data);
         // What the exchange of topics did not route has rested, or was sent again.
-        let returned = exchange.as_str().is_empty();
+        let returned = exchange.is_empty();
         let address = returned
             .then(|| properties::text_header(&properties, ADDRESS))
             .flatten()
-            .unwrap_or_else(|| routing_key.as_str().to_owned());
+            .unwrap_or(routing_key);
         let attempt = attempt(&properties, returned);
         let size = body.len();
         let mut question = None;
-        let read = if !self.spec.pattern.matches(&address) {
+        let read = if let Some(reason) = malformed {
+            Err(reason.to_owned())
+        } else if !self.spec.pattern.matches(&address) {
             Err("its address is none of the group's".to_owned())
         } else if self.place.requests {
             let (taken, asked) = read_request(&properties, body.clone(), self.spec.max_body);

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lapin::message::Delivery as Message;
-use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel};
 
 use super::durable::GROUP_QUEUE;
 use super::durable_settle::{afresh, history};
@@ -17,6 +16,7 @@ use super::errors::{self, bounded};
 use super::kept::REQUEST_QUEUE;
 use super::properties::{self, name, read_topic, short};
 use super::supervisor::Link;
+use super::wire::{Channel, Message};
 use super::{Core, random_name};
 use crate::envelope::Envelope;
 use crate::limits::HARD_BACKLOG;
@@ -126,8 +126,8 @@ pub(super) async fn dispose(
             if disposal == Disposal::Resend {
                 resend(core, message).await?;
             }
-            let ack = scan.channel.basic_ack(tag, BasicAckOptions::default());
-            bounded("removing a dead letter", core.options.operation_timeout, ack).await?;
+            // The broker answers the close of the channel when it has dealt with this.
+            scan.channel.ack(tag, false);
             true
         }
     };
@@ -148,7 +148,7 @@ async fn resend(core: &Core, message: Message) -> Result<(), TransportError> {
     };
     let properties = afresh(message.properties);
     let id = properties.message_id().as_ref().map(ToString::to_string);
-    let message = (properties, Bytes::from(message.data));
+    let message = (properties, message.data);
     core.durable
         .publish(name(""), queue, message, id)
         .await
@@ -160,8 +160,11 @@ fn letter_id(properties: &BasicProperties) -> String {
 }
 
 fn describe(message: Message) -> DeadLetter {
-    let Message { properties, data, .. } = message;
-    let body = Bytes::from(data);
+    let Message {
+        properties,
+        data: body,
+        ..
+    } = message;
     // What can't be read has no more to it than its bytes.
     let read = read_topic(&properties, body.clone()).unwrap_or_else(|_| Envelope {
         data: body,
@@ -203,13 +206,11 @@ impl<'a> Scan<'a> {
     }
 
     async fn next(&mut self) -> Result<Option<Message>, TransportError> {
-        let get = self
-            .channel
-            .basic_get(self.queue.clone(), BasicGetOptions::default());
+        let get = self.channel.get(&self.queue);
         let limit = self.core.options.operation_timeout;
         let what = "looking at dead letters";
         match tokio::time::timeout(limit, get).await {
-            Ok(Ok(message)) => Ok(message.map(|message| message.delivery)),
+            Ok(Ok(message)) => Ok(message),
             // There is no queue before the first dead letter.
             Ok(Err(error)) if errors::code(&error) == Some(404) => Ok(None),
             Ok(Err(error)) => Err(errors::operation(what, &error, crate::Execution::DidNotRun)),

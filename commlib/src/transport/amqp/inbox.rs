@@ -7,20 +7,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::StreamExt;
-use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::ExchangeKind;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer, ExchangeKind};
-use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::errors::bounded;
 use super::linger::linger;
 use super::properties::{DIRECT_REPLY_TO, EXCHANGE_OF_REPLIES, name, read_reply};
 use super::random_name;
 use super::routes::Routes;
+use super::wire::{Channel, Consuming, Message};
 use crate::error::Execution;
 use crate::limits::too_large;
 use crate::transport::{ReplyRoute, ReplySink, TransportError, TransportErrorKind};
@@ -47,28 +43,19 @@ impl fmt::Debug for Inbox {
 pub(super) struct Session {
     pub(super) reply_to: ShortString,
     channel: Channel,
-    reader: JoinHandle<()>,
-    ended: CancellationToken,
+    consuming: Consuming,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.reader.abort();
         linger(self.channel.clone());
     }
 }
 
-impl Session {
-    /// Lets the replies that have come be read to the end.
-    pub(super) async fn finish(self, limit: Duration) {
-        let _ = tokio::time::timeout(limit, self.ended.cancelled()).await;
-    }
-}
-
-/// Resolves when no more replies come; never without an inbox.
-pub(super) async fn ended(session: Option<&Session>) {
+/// Resolves when no more replies come, and all that came were told; never without an inbox.
+pub(super) async fn ended(session: Option<&mut Session>) {
     match session {
-        Some(session) => session.ended.cancelled().await,
+        Some(session) => drop(session.consuming.ended().await),
         None => std::future::pending().await,
     }
 }
@@ -80,21 +67,41 @@ impl Inbox {
             ReplyRoute::Direct => name(DIRECT_REPLY_TO),
             ReplyRoute::Queue => own_queue(channel, limit).await?,
         };
-        let options = BasicConsumeOptions {
-            no_ack: true,
-            ..BasicConsumeOptions::default()
-        };
-        let consume = channel.basic_consume(reply_to.clone(), name(""), options, FieldTable::default());
-        let consumer = bounded("listening for replies", limit, consume).await?;
-        let ended = CancellationToken::new();
-        let guard = ended.clone().drop_guard();
-        let reader = tokio::spawn(read(consumer, self.clone(), guard).boxed());
+        let inbox = self.clone();
+        let tell = move |message| inbox.read(message);
+        let consuming = channel.consume(&reply_to, true, limit, tell).await?;
         Ok(Session {
             reply_to,
             channel: channel.clone(),
-            reader,
-            ended,
+            consuming,
         })
+    }
+
+    /// Tells whose reply it is.
+    fn read(&self, message: Message) {
+        let size = message.data.len();
+        let Some((id, reply)) = read_reply(&message.properties, message.data) else {
+            tracing::debug!("a reply without a correlation id was dropped");
+            return;
+        };
+        self.routes.replied(&id);
+        let failed = |kind, execution, message| {
+            let error = TransportError {
+                kind,
+                execution,
+                message,
+            };
+            self.sink.failed(&id, error);
+        };
+        if size > self.max_body {
+            let reason = too_large("the body of the reply", size, self.max_body);
+            failed(TransportErrorKind::TooLarge, Execution::Failed, reason);
+        } else if let Some(reason) = message.malformed {
+            let reason = format!("the reply can't be read: {reason}");
+            failed(TransportErrorKind::Protocol, Execution::MayHaveRun, reason);
+        } else {
+            self.sink.reply(&id, reply);
+        }
     }
 }
 
@@ -129,33 +136,4 @@ async fn own_queue(channel: &Channel, limit: Duration) -> Result<ShortString, Tr
     );
     bounded("binding the reply queue", limit, bind).await?;
     Ok(address)
-}
-
-async fn read(mut replies: Consumer, inbox: Inbox, _ended: DropGuard) {
-    let Inbox {
-        sink,
-        max_body,
-        routes,
-        ..
-    } = inbox;
-    while let Some(Ok(delivery)) = replies.next().await {
-        let size = delivery.data.len();
-        let reply = read_reply(&delivery.properties, Bytes::from(delivery.data));
-        if let Some((id, _)) = &reply {
-            routes.replied(id);
-        }
-        match reply {
-            None => tracing::debug!("a reply without a correlation id was dropped"),
-            Some((id, _)) if size > max_body => sink.failed(
-                &id,
-                TransportError {
-                    kind: TransportErrorKind::TooLarge,
-                    execution: Execution::Failed,
-                    message: too_large("the body of the reply", size, max_body),
-                },
-            ),
-            Some((id, reply)) => sink.reply(&id, reply),
-        }
-        tokio::task::coop::consume_budget().await;
-    }
 }

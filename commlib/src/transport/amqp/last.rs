@@ -10,9 +10,6 @@ use std::time::Duration;
 
 use futures_util::future;
 use futures_util::stream::{FuturesOrdered, StreamExt};
-use lapin::Channel;
-use lapin::message::BasicGetMessage;
-use lapin::options::BasicGetOptions;
 use lapin::types::ShortString;
 use tokio::time::{Instant, timeout_at};
 
@@ -20,6 +17,7 @@ use super::acks::{Acks, Unsettled};
 use super::auto_ack::stopping;
 use super::consumer::Task;
 use super::properties::short;
+use super::wire::Channel;
 use crate::error::{Execution, Status};
 use crate::limits::QUEUE_LENGTH;
 
@@ -84,21 +82,16 @@ impl Task {
 
     /// Answers what is in a queue, up to as many requests as it can hold.
     async fn empty(&self, acks: &Arc<Acks>, queue: &ShortString, until: Instant) {
-        let ask = || {
-            acks.channel()
-                .basic_get(queue.clone(), BasicGetOptions::default())
-        };
+        let ask = || acks.channel().get(queue);
         let mut asked: FuturesOrdered<_> = (0..AHEAD).map(|_| ask()).collect();
         let mut left = u32::from(QUEUE_LENGTH);
         let mut answered = 0_u32;
         while let Ok(Some(Ok(got))) = timeout_at(until, asked.next()).await {
-            let Some(BasicGetMessage { delivery, .. }) = got else {
-                continue;
-            };
+            let Some(message) = got else { continue };
             answered += 1;
-            let unsettled = Unsettled::new(acks, delivery.delivery_tag);
-            let status = stopping_before(delivery.redelivered);
-            self.refuse(delivery, Some(unsettled), &status);
+            let unsettled = Unsettled::new(acks, message.delivery_tag);
+            let status = stopping_before(message.redelivered);
+            self.refuse(message, Some(unsettled), &status);
             left = left.saturating_sub(1);
             if left > 0 {
                 asked.push_back(ask());

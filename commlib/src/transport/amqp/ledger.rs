@@ -1,339 +1,224 @@
-//! What the library has of a lane and has not settled, and who is to be told of it.
+//! What one session of a lane has sent, and who is to be told of it.
 //!
-//! Confirms come in any order, and the library attaches a returned message to whichever confirm it completes next. So a
-//! return is matched by the message id in it, wherever it surfaces. For a request nothing more is needed, as its
-//! confirm promises nothing. A message that nobody answers is *accepted* only when its return can't come any more: when
-//! a confirm without a return was seen after its own, because then none was waiting to be attached.
+//! With confirms a message is settled by the broker's word for its number. A message that nobody would get comes back
+//! before that, and is told by its id. Without confirms a message is settled when it is written; the requests among those
+//! stay for a moment, should it turn out that the broker takes nothing.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use lapin::Confirmation;
-use lapin::message::BasicReturnMessage;
-use slab::Slab;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use lapin::types::ShortString;
+use tokio::time::Instant;
 
-use super::acks::{Acks, Done};
-use super::errors;
-use super::flight::{End, Fate};
-use super::publisher::Lane;
-use super::queue::{Outcome, State};
-use super::row::Handed;
-use crate::error::Execution;
-use crate::transport::{Accepted, TransportError, TransportErrorKind};
+use super::queue::{Job, Outcome};
+use super::wire::{Channel, Destination};
 
-/// Publishes that the library has and that are not settled.
+/// Messages that the broker has not confirmed; more of them wait.
 const MAX_IN_FLIGHT: usize = 8 * 1024;
-/// Bodies that the library has, in bytes.
-const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+/// For so long a request that was written may turn out to be one that the broker does not read.
+const RECENT: Duration = Duration::from_millis(250);
+/// So many are remembered for that.
+const MAX_RECENT: usize = 4 * 1024;
 
-type Promise = oneshot::Sender<Result<Accepted, TransportError>>;
-
-enum Entry {
-    Request(String),
-    Publish(Promise, OwnedSemaphorePermit),
-    /// The rest is kept by id, because a return finds it so.
-    Mandatory(String),
-    Reply(Option<OwnedSemaphorePermit>, Option<Done>),
-    /// So many, whose publishers went on.
-    Unconfirmed(usize, OwnedSemaphorePermit),
-    /// Told of its fate already.
-    Told,
+/// A message, until it is settled.
+#[derive(Debug)]
+struct Entry {
+    /// It is written when so many bytes are.
+    end: u64,
+    /// `None` for one that was told of its fate already.
+    outcome: Option<Outcome>,
 }
 
-impl Entry {
-    const fn messages(&self) -> usize {
-        match self {
-            Self::Unconfirmed(messages, _) => *messages,
-            _ => 1,
-        }
-    }
-}
-
-/// Who is to be told what.
-pub(super) struct Ledger<'a> {
-    lane: &'a Lane,
-    entries: Slab<(Entry, usize)>,
-    bytes: usize,
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Ledger {
+    channel: Channel,
+    /// Where requests get their replies.
+    reply_to: Option<ShortString>,
+    confirmed: bool,
+    /// The exchange of replies is there.
+    pub(super) exchange_declared: bool,
+    entries: VecDeque<Entry>,
+    /// The number of the first entry, as the broker counts.
+    first: u64,
+    /// Numbers of messages that must be routed and nobody answers, by id.
+    mandatory: HashMap<String, u64>,
     /// Whether there can be requests that wait for replies.
     asked: bool,
-    /// Messages that must be routed and nobody answers, by id.
-    mandatory: HashMap<String, (Promise, OwnedSemaphorePermit)>,
-    /// Confirmed, with a return perhaps still to come.
-    confirmed: Vec<String>,
-    /// Confirmed, with a return perhaps settled by the library and not yet seen here.
-    accepted: Vec<String>,
-    /// To be told when everything that is settled was looked at once more.
-    due: Vec<String>,
-    /// Channels with requests to acknowledge.
-    written: Vec<Arc<Acks>>,
-    /// Why the channel ended.
-    cause: Option<lapin::Error>,
 }
 
-impl<'a> Ledger<'a> {
-    pub(super) fn new(lane: &'a Lane) -> Self {
+/// What is left when a session is over.
+#[derive(Debug, Default)]
+pub(super) struct Rest {
+    pub(super) asked: bool,
+    /// With the number of bytes after which each is written.
+    pub(super) outcomes: Vec<(u64, Outcome)>,
+}
+
+impl Ledger {
+    pub(super) fn new(channel: &Channel, reply_to: Option<ShortString>, confirmed: bool) -> Self {
         Self {
-            lane,
-            entries: Slab::new(),
-            bytes: 0,
-            asked: false,
+            channel: channel.clone(),
+            reply_to,
+            confirmed,
+            exchange_declared: false,
+            entries: VecDeque::new(),
+            first: 1,
             mandatory: HashMap::new(),
-            confirmed: Vec::new(),
-            accepted: Vec::new(),
-            due: Vec::new(),
-            written: Vec::new(),
-            cause: None,
+            asked: false,
         }
     }
 
-    pub(super) fn room(&self) -> usize {
-        if self.bytes >= MAX_IN_FLIGHT_BYTES {
-            return 0;
-        }
-        MAX_IN_FLIGHT.saturating_sub(self.entries.len())
+    pub(super) fn channel(&self) -> &Channel {
+        &self.channel
     }
 
-    /// Takes over what senders handed over themselves, whose fates are known with that of the last.
-    pub(super) fn watch(&mut self, handed: Handed) -> impl Future<Output = (Vec<usize>, Fate)> + use<> {
-        let outcomes = handed.outcomes.into_iter();
-        let batch = outcomes
-            .map(|(outcome, size)| self.insert(outcome, size))
-            .collect();
-        let last = handed.last;
-        async move {
-            let fate = last.await;
-            (batch, fate)
-        }
+    /// Whether one more can be sent at once.
+    pub(super) fn has_room(&self) -> bool {
+        (!self.confirmed || self.entries.len() < MAX_IN_FLIGHT) && self.channel.has_room()
     }
 
-    pub(super) fn insert(&mut self, outcome: Outcome, size: usize) -> usize {
-        self.bytes += size;
-        let entry = match outcome {
-            Outcome::Request { id } => {
-                self.asked = true;
-                Entry::Request(id)
-            }
-            Outcome::Publish { id: None, done, turn } => Entry::Publish(done, turn),
-            Outcome::Publish {
-                id: Some(id),
-                done,
-                turn,
-            } => {
-                self.mandatory.insert(id.clone(), (done, turn));
-                Entry::Mandatory(id)
-            }
-            Outcome::Reply { permit, delivery, .. } => Entry::Reply(permit, delivery),
-            Outcome::Unconfirmed { messages, turn } => Entry::Unconfirmed(messages, turn),
+    /// Messages that are not settled.
+    pub(super) fn unsettled(&self) -> usize {
+        if self.confirmed {
+            return self.entries.len();
+        }
+        let written = self.channel.written();
+        let unwritten = self.entries.iter().rev().take_while(|entry| entry.end > written);
+        unwritten.count()
+    }
+
+    /// Sends a message, or gives it back when the channel is gone.
+    pub(super) fn send(&mut self, mut job: Job) -> Result<(), Box<Job>> {
+        if let Some(reply_to) = &self.reply_to {
+            job.properties = std::mem::take(&mut job.properties).with_reply_to(reply_to.clone());
+        }
+        let to = Destination {
+            exchange: job.exchange.as_str(),
+            key: job.key.as_str(),
+            mandatory: job.is_mandatory(),
         };
-        self.entries.insert((entry, size))
+        let is_request = matches!(job.outcome, Outcome::Request { .. });
+        let tell = !self.confirmed && !is_request;
+        let Some(sent) = self.channel.publish(to, &job.properties, &job.body, tell) else {
+            return Err(Box::new(job));
+        };
+        self.asked |= is_request;
+        if !self.confirmed {
+            self.forget_old();
+        } else if let Outcome::Publish { id: Some(id), .. } = &job.outcome {
+            self.mandatory.insert(id.clone(), sent.number);
+        }
+        self.entries.push_back(Entry {
+            end: sent.end,
+            outcome: Some(job.outcome),
+        });
+        Ok(())
     }
 
-    /// The fate is that of the last one, and the others were handed over before it.
-    pub(super) fn settle_batch(&mut self, mut batch: Vec<usize>, fate: Fate) {
-        let last = batch.pop();
-        for key in batch {
-            let fate = match &fate {
-                Fate::Answered(_) => Fate::Answered(Confirmation::NotRequested),
-                Fate::Unwritten(error) | Fate::Unanswered(error) => Fate::Unanswered(error.clone()),
+    /// Forgets requests that were written a while ago.
+    fn forget_old(&mut self) {
+        // Two for each that comes, so that they get fewer.
+        for _ in 0..2 {
+            let Some(Entry {
+                end,
+                outcome: Some(Outcome::Request { since, .. }),
+            }) = self.entries.front()
+            else {
+                return;
             };
-            self.settle(key, fate);
-        }
-        if let Some(key) = last {
-            self.settle(key, fate);
+            let old = since.elapsed() > RECENT || self.entries.len() > MAX_RECENT;
+            if !old || *end > self.channel.written() {
+                return;
+            }
+            self.entries.pop_front();
         }
     }
 
-    /// Acknowledges the requests whose replies were settled.
-    pub(super) fn acknowledge(&mut self) {
-        for acks in self.written.drain(..) {
-            acks.flush();
+    /// So many bytes were written: returns whose message was among them, for what is settled by that.
+    pub(super) fn written(&mut self, bytes: u64) -> Vec<Outcome> {
+        let mut settled = Vec::new();
+        if self.confirmed {
+            return settled;
         }
+        while let Some(entry) = self.entries.front()
+            && entry.end <= bytes
+            && !matches!(entry.outcome, Some(Outcome::Request { .. }))
+        {
+            settled.extend(self.entries.pop_front().and_then(|entry| entry.outcome));
+        }
+        settled
     }
 
-    pub(super) fn settle(&mut self, key: usize, fate: Fate) {
-        let (entry, size) = self.entries.remove(key);
-        self.bytes -= size;
-        self.lane.settled(entry.messages());
-        match fate {
-            Fate::Unwritten(error) => {
-                let status = errors::operation("publishing", &error, Execution::DidNotRun);
-                self.cause = Some(error);
-                self.tell(entry, Err(status));
-            }
-            Fate::Unanswered(error) => {
-                // A channel is closed for one message; when there was only one, it is known for which.
-                if self.cause.is_none() && self.entries.is_empty() && errors::closes_channel(&error) {
-                    let status = errors::operation("publishing", &error, Execution::DidNotRun);
-                    self.tell(entry, Err(status));
-                } else if !matches!(entry, Entry::Request(_)) {
-                    // Requests are told by `lost`, with every other one.
-                    self.tell(entry, Err(errors::channel_lost(&error)));
-                }
-                self.cause = Some(error);
-            }
-            Fate::Answered(Confirmation::Nack(returned)) => {
-                self.tell(
-                    entry,
-                    Err(TransportError::did_not_run(
-                        TransportErrorKind::QueueFull,
-                        "the broker refused the message: a queue is full",
-                    )),
-                );
-                self.returned(returned);
-            }
-            Fate::Answered(confirmation) => {
-                let returned = confirmation.take_message();
-                let none_waiting = returned.is_none();
-                self.returned(returned);
-                match entry {
-                    Entry::Mandatory(id) => self.confirmed.push(id),
-                    Entry::Publish(..) => {
-                        let accepted = Accepted {
-                            unconfirmed: !self.lane.is_confirmed(),
-                            ..Accepted::default()
-                        };
-                        self.tell(entry, Ok(accepted));
-                    }
-                    Entry::Reply(_permit, delivery) => {
-                        if let Some(acks) = delivery.and_then(Done::later)
-                            && !self.written.iter().any(|other| Arc::ptr_eq(other, &acks))
-                        {
-                            self.written.push(acks);
-                        }
-                    }
-                    Entry::Request(_) | Entry::Unconfirmed(..) | Entry::Told => {}
-                }
-                if none_waiting {
-                    self.accepted.append(&mut self.confirmed);
-                }
-            }
-        }
+    /// Whether something is to be settled by being written.
+    pub(super) fn waits_for_write(&self) -> bool {
+        !self.confirmed
+            && self
+                .entries
+                .back()
+                .is_some_and(|entry| !matches!(entry.outcome, Some(Outcome::Request { .. })))
     }
 
-    /// Whether there are acceptances to tell. Whatever the library settled before one has to be seen first.
-    pub(super) fn is_due(&self) -> bool {
-        !self.due.is_empty()
-    }
-
-    /// Tells those whose return can't come any more.
-    pub(super) fn accept(&mut self, idle: bool) {
-        if idle {
-            self.accepted.append(&mut self.confirmed);
-        }
-        for id in std::mem::take(&mut self.due) {
-            if let Some((done, _turn)) = self.mandatory.remove(&id) {
-                let _ = done.send(Ok(Accepted::default()));
-            }
-        }
-        self.due = std::mem::take(&mut self.accepted);
-    }
-
-    pub(super) fn returned(&mut self, message: Option<BasicReturnMessage>) {
-        let Some(message) = message else { return };
-        // Requests have one id for both.
-        let properties = &message.delivery.properties;
-        let id = properties.message_id().as_ref();
-        let Some(id) = id.or(properties.correlation_id().as_ref()) else {
-            return;
+    /// The broker's word for a message, perhaps also for all before it: returns who is to be told.
+    pub(super) fn confirmed(&mut self, number: u64, multiple: bool) -> Vec<Outcome> {
+        let mut settled = Vec::new();
+        let Some(last) = number
+            .checked_sub(self.first)
+            .and_then(|at| usize::try_from(at).ok())
+        else {
+            return settled;
         };
-        let error = TransportError::did_not_run(
-            TransportErrorKind::NoResponders,
-            format!("nobody serves `{}`", message.delivery.routing_key),
-        );
-        if let Some((done, _turn)) = self.mandatory.remove(id.as_str()) {
-            let _ = done.send(Err(error));
-        } else if let Some(sink) = self.lane.sink() {
-            sink.failed(id.as_str(), error);
+        let begin = if multiple { 0 } else { last };
+        let end = self.entries.len().min(last.saturating_add(1));
+        for at in begin..end {
+            let outcome = self.entries.get_mut(at).and_then(|entry| {
+                // Settled, whoever was told before.
+                entry.end = 0;
+                entry.outcome.take()
+            });
+            if let Some(Outcome::Publish { id: Some(id), .. }) = &outcome {
+                self.mandatory.remove(id);
+            }
+            settled.extend(outcome);
         }
+        while self.entries.front().is_some_and(|entry| entry.end == 0) {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        settled
     }
 
-    /// Follows an alarm of the broker. What it took may still be carried out when the alarm is over; what was not
-    /// handed over never will. `take` takes over what senders have handed over, when they can hand over nothing more.
-    /// Returns whether the broker is blocking.
-    pub(super) fn follow(&mut self, reason: Option<&Arc<str>>, take: impl FnOnce(&mut Self)) -> bool {
-        let Some(reason) = reason else {
-            self.lane.enter(State::Up);
-            return false;
-        };
-        let state = State::Blocked(Arc::clone(reason));
-        let error = errors::blocked(reason, Execution::DidNotRun);
-        self.lane.refuse(state, &error, || ());
-        take(self);
-        let error = errors::blocked(reason, Execution::MayHaveRun);
-        // Of replies only the permits are given up: the messages are as good as written. Of those whose publishers went
-        // on nobody is told.
-        let entries: Vec<_> = self
-            .entries
-            .iter_mut()
-            .filter(|(_, (entry, _))| !matches!(entry, Entry::Unconfirmed(..)))
-            .map(|(_, (entry, _))| std::mem::replace(entry, Entry::Told))
-            .collect();
-        for entry in entries {
-            if !matches!(entry, Entry::Reply(..)) {
-                self.tell(entry, Err(error.clone()));
-            }
-        }
-        true
+    /// A message that nobody answers came back: returns who is to be told.
+    pub(super) fn returned(&mut self, id: &str) -> Option<Outcome> {
+        let number = self.mandatory.remove(id)?;
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.entries.get_mut(at)?.outcome.take()
     }
 
-    /// Tells everybody that the session is over.
-    pub(super) fn end(mut self, end: End, disconnected: bool) {
-        let lost = match (&self.cause, end) {
-            (_, End::Closed) => TransportError::closed_in_flight(),
-            (Some(cause), End::Lost) => errors::channel_lost(cause),
-            (None, End::Lost) => errors::disconnected(Execution::MayHaveRun),
+    /// The broker takes nothing more, as it says: returns who is to be told. Those whose publishers went on, nobody is told of.
+    pub(super) fn blocked(&mut self) -> Vec<Outcome> {
+        self.mandatory.clear();
+        let now = Instant::now();
+        let tell = |outcome: &mut Outcome| match outcome {
+            Outcome::Unconfirmed(_) => false,
+            Outcome::Request { since, .. } => now.duration_since(*since) <= RECENT || self.confirmed,
+            Outcome::Publish { .. } | Outcome::Reply { .. } => true,
         };
-        let in_flight = self.entries.iter().map(|(_, (entry, _))| entry.messages());
-        self.lane.settled(in_flight.sum());
-        for (_, (entry, _)) in std::mem::take(&mut self.entries) {
-            if !matches!(entry, Entry::Request(_)) {
-                self.tell(entry, Err(lost.clone()));
-            }
+        let entries = self.entries.iter_mut();
+        let told = entries.filter_map(|entry| entry.outcome.take_if(tell)).collect();
+        if !self.confirmed {
+            self.entries.retain(|entry| entry.outcome.is_some());
         }
-        for (_, (done, _turn)) in std::mem::take(&mut self.mandatory) {
-            let _ = done.send(Err(lost.clone()));
-        }
-        let sink = self.lane.sink().filter(|_| self.asked);
-        let also = || {
-            if let Some(sink) = sink {
-                sink.lost(lost);
-            }
-        };
-        let never_sent = errors::disconnected(Execution::DidNotRun);
-        match end {
-            End::Closed => self.lane.refuse(State::Down, &TransportError::closed(), also),
-            End::Lost if disconnected => self.lane.refuse(State::Down, &never_sent, also),
-            End::Lost => self.lane.lose(&never_sent, also),
-        }
+        told
     }
 
-    fn tell(&mut self, entry: Entry, result: Result<Accepted, TransportError>) {
-        match entry {
-            Entry::Request(id) => {
-                if let (Some(sink), Err(error)) = (self.lane.sink(), result) {
-                    sink.failed(&id, error);
-                }
-            }
-            Entry::Publish(done, _turn) => {
-                let _ = done.send(result);
-            }
-            Entry::Mandatory(id) => {
-                if let Some((done, _turn)) = self.mandatory.remove(&id) {
-                    let _ = done.send(result);
-                }
-            }
-            Entry::Reply(..) => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "a reply was lost");
-                }
-            }
-            Entry::Unconfirmed(messages, _turn) => {
-                if let Err(error) = result {
-                    tracing::warn!(messages, %error, "unconfirmed messages may be lost");
-                }
-            }
-            Entry::Told => {}
+    pub(super) fn into_rest(self) -> Rest {
+        let entries = self.entries.into_iter();
+        Rest {
+            asked: self.asked,
+            outcomes: entries
+                .filter_map(|entry| Some((entry.end, entry.outcome?)))
+                .collect(),
         }
     }
 }

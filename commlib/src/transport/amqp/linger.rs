@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use lapin::Channel;
 use tokio::runtime::Handle;
+
+use super::wire::Channel;
 
 /// Longer than the library takes to forget a connection that ended.
 const LATE: Duration = Duration::from_secs(5);

@@ -23,7 +23,7 @@ mod durable_group;
 mod durable_letters;
 mod durable_settle;
 mod errors;
-mod fence;
+mod feedback;
 mod flight;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -39,12 +39,12 @@ mod queue;
 mod rebuild;
 mod responder;
 mod routes;
-mod row;
 mod session;
 mod shared;
 mod subscription;
 mod supervisor;
 mod surge;
+mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -334,10 +334,8 @@ impl Transport for Amqp {
             self.core.options.dialect,
         )?;
         let id = request.message.meta.id.unwrap_or_default();
-        let lane = if requests
-            .routes
-            .wants_confirm(&request.address, &id, Instant::now())
-        {
+        let since = Instant::now();
+        let lane = if requests.routes.wants_confirm(&request.address, &id, since) {
             &requests.confirmed
         } else {
             &requests.unconfirmed
@@ -347,7 +345,7 @@ impl Transport for Amqp {
             key,
             properties,
             body,
-            outcome: Outcome::Request { id },
+            outcome: Outcome::Request { id, since },
         })
     }
 

@@ -10,9 +10,10 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use lapin::Channel;
 use lapin::options::BasicQosOptions;
 use tokio::time::Instant;
+
+use super::wire::Channel;
 
 /// Handling is quick when a request holds its permit for no longer than this in the mean.
 const QUICK: Duration = Duration::from_millis(25);

@@ -1,9 +1,10 @@
 //! Lanes: what is published goes through one of seven, each with its own channel on the publishing connection, so that
 //! a channel that the broker closes takes no neighbours with it.
 //!
-//! A lane is a bounded queue and one task. The task keeps many publishes in flight and awaits none of them by itself:
-//! the library then writes them together, which is where the throughput comes from. While nothing waits for the task,
-//! senders hand messages without confirms to the library themselves, in [rows](super::row) that the task only watches.
+//! Whoever sends writes the message into the [buffer of the connection](super::wire) himself; what is there is written
+//! together, which is where the throughput comes from. What becomes of it is told by the task of the connection. Only
+//! while there is no channel, or the broker takes nothing, messages wait in the lane's bounded queue, and the lane's task
+//! sends them when that is over.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,11 +20,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::errors;
+use super::feedback::Feedback;
 use super::flight::{End, Flight};
 use super::inbox::Inbox;
+use super::ledger::Ledger;
 use super::queue::{Job, Outcome, Queue, State};
-use super::row::{Handed, Row};
 use super::supervisor::{Link, Slot, next_link};
+use super::wire::{Channel, Publisher};
 use crate::error::Execution;
 use crate::transport::backoff::Backoff;
 use crate::transport::{Accepted, ReplySink, TransportError};
@@ -73,7 +76,7 @@ fn unconfirmed(
         key,
         properties,
         body,
-        outcome: Outcome::Unconfirmed { messages: 1, turn },
+        outcome: Outcome::Unconfirmed(turn),
     }
 }
 
@@ -82,8 +85,10 @@ pub(super) struct Lane {
     pub(super) kind: Kind,
     slot: Arc<Slot>,
     pub(super) limit: Duration,
-    queue: Mutex<Queue>,
+    pub(super) queue: Mutex<Queue>,
     queued: Notify,
+    /// Those who wait until there is room for a message.
+    room: Notify,
     changed: watch::Sender<Option<TransportError>>,
     turns: Arc<Semaphore>,
     /// Those that wait until they can hand a message over themselves, in the order in which they came.
@@ -100,6 +105,7 @@ impl Lane {
             limit,
             queue: Mutex::new(Queue::new()),
             queued: Notify::new(),
+            room: Notify::new(),
             changed: watch::channel(None).0,
             turns: Arc::new(Semaphore::new(MAX_UNCONFIRMED)),
             line: tokio::sync::Mutex::default(),
@@ -162,8 +168,8 @@ impl Lane {
                 }
             }
         }
-        let wakes = match queue.hand_over(job) {
-            Ok(is_first) => is_first,
+        match queue.send(job) {
+            Ok(()) => {}
             Err(_) if queue.jobs.len() >= MAX_QUEUED => {
                 return Err(errors::blocked(
                     "it reads more slowly than messages are sent",
@@ -172,22 +178,19 @@ impl Lane {
             }
             Err(job) => {
                 queue.jobs.push_back(*job);
-                true
+                drop(queue);
+                self.queued.notify_one();
             }
-        };
-        drop(queue);
-        if wakes {
-            self.queued.notify_one();
         }
         Ok(())
     }
 
-    /// Whether a message that nobody is told about can probably be handed over at once.
+    /// Whether a message that nobody is told about can probably be sent at once.
     pub(super) fn is_open(&self) -> bool {
         self.turns.available_permits() > 0 && self.slot.blocked().is_none() && self.queue.lock().is_open()
     }
 
-    /// Hands a message that nobody is told about to the library, if that can be done at once.
+    /// Sends a message that nobody is told about, if that can be done at once.
     pub(super) fn offer(
         &self,
         exchange: ShortString,
@@ -198,18 +201,39 @@ impl Lane {
             return false;
         };
         let turn = Arc::clone(&self.turns).try_acquire_many_owned(weight(message.1.len()));
-        turn.is_ok_and(|turn| self.hand_over(unconfirmed(exchange, key, message, turn)).is_ok())
+        turn.is_ok_and(|turn| {
+            let job = unconfirmed(exchange, key, message, turn);
+            self.queue.lock().send(job).is_ok()
+        })
     }
 
-    fn hand_over(&self, job: Job) -> Result<(), Box<Job>> {
-        let is_first = self.queue.lock().hand_over(job)?;
-        if is_first {
-            self.queued.notify_one();
+    /// Waits until a message can be sent at once, or can't be for another reason than what goes before it.
+    async fn room(&self) {
+        loop {
+            let room = self.room.notified();
+            {
+                let queue = self.queue.lock();
+                if queue.is_open() || !matches!(queue.state, State::Up) {
+                    return;
+                }
+                if let Some(ledger) = &queue.ledger {
+                    ledger.channel().tell();
+                }
+                // There may have been the last write just now.
+                if queue.is_open() {
+                    return;
+                }
+            }
+            room.await;
         }
-        Ok(())
     }
 
-    /// Waits until a message that nobody is told about can be handed over, and does that.
+    /// Whoever waits for room looks again.
+    pub(super) fn has_moved(&self) {
+        self.room.notify_waiters();
+    }
+
+    /// Waits until a message that nobody is told about can be sent, and does that.
     pub(super) async fn publish_unconfirmed(
         self: &Arc<Self>,
         exchange: ShortString,
@@ -232,10 +256,12 @@ impl Lane {
                 if let Some(reason) = self.slot.blocked() {
                     return Err(errors::blocked(&reason, Execution::DidNotRun));
                 }
-                match self.hand_over(*job) {
+                let sent = self.queue.lock().send(*job);
+                match sent {
                     Ok(()) => break,
                     Err(back) => job = back,
                 }
+                self.room().await;
                 tokio::task::yield_now().await;
             }
             Ok(Accepted {
@@ -291,52 +317,70 @@ impl Lane {
         }
     }
 
-    /// Takes a message back that has not been handed to the library.
+    /// Takes a message back that has not been sent.
     pub(super) fn forget(&self, id: &str) -> bool {
         let mut queue = self.queue.lock();
         let at = queue
             .jobs
             .iter()
-            .position(|job| matches!(&job.outcome, Outcome::Request { id: queued } if queued == id));
+            .position(|job| matches!(&job.outcome, Outcome::Request { id: queued, .. } if queued == id));
         at.is_some_and(|at| queue.jobs.remove(at).is_some())
     }
 
     /// How many messages are neither settled nor given up.
     pub(super) fn unsettled(&self) -> usize {
         let queue = self.queue.lock();
-        queue.jobs.len() + queue.in_flight
+        queue.jobs.len() + queue.ledger.as_ref().map_or(0, Ledger::unsettled)
     }
 
-    /// The next messages for the library. What is taken here is ahead of what senders could hand over themselves, until
-    /// [`handed_over`](Self::handed_over) is called.
-    pub(super) fn take(&self, room: usize) -> Vec<Job> {
+    /// Sends what waits, as far as that can be done. Returns whether the exchange of replies has to be declared for more.
+    pub(super) fn send_waiting(&self) -> bool {
+        let needs_exchange = self.queue.lock().send_waiting();
+        self.has_moved();
+        needs_exchange
+    }
+
+    /// The exchange of replies is there; or it can't be, and what waits for it is dropped.
+    pub(super) fn declared(&self, declared: bool) {
         let mut queue = self.queue.lock();
-        let many = room.min(queue.jobs.len());
-        queue.in_flight += many;
-        queue.is_overtaken = many > 0;
-        queue.jobs.drain(..many).collect()
+        let dropped = if declared {
+            VecDeque::new()
+        } else {
+            let jobs = std::mem::take(&mut queue.jobs);
+            let (dropped, kept) = jobs.into_iter().partition(Job::needs_exchange);
+            queue.jobs = kept;
+            dropped
+        };
+        if let Some(ledger) = queue.ledger.as_mut().filter(|_| declared) {
+            ledger.exchange_declared = true;
+        }
+        drop(queue);
+        drop(dropped);
     }
 
-    /// What was taken is with the library.
-    pub(super) fn handed_over(&self) {
-        self.queue.lock().is_overtaken = false;
-    }
-
-    /// What senders handed over themselves since this was asked last.
-    pub(super) fn take_row(&self) -> Option<Handed> {
-        self.queue.lock().row.as_mut()?.take()
-    }
-
-    /// From now on senders hand over themselves what they can, or no more; what they did is returned.
-    pub(super) fn set_row(&self, row: Option<Row>) -> Option<Handed> {
+    /// From now on messages are sent on this channel, once the lane is [up](Self::enter). What becomes of them is told as
+    /// long as what is returned is kept.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        channel: &Channel,
+        reply_to: Option<ShortString>,
+    ) -> Arc<dyn Publisher> {
         let mut queue = self.queue.lock();
-        queue.state = State::Down;
-        std::mem::replace(&mut queue.row, row)?.take()
+        queue.session += 1;
+        queue.ledger = Some(Ledger::new(channel, reply_to, self.is_confirmed()));
+        let feedback: Arc<dyn Publisher> = Arc::new(Feedback::new(Arc::clone(self), queue.session));
+        channel.set_publisher(Arc::downgrade(&feedback));
+        feedback
     }
 
-    /// As many of those taken are settled.
-    pub(super) fn settled(&self, many: usize) {
-        self.queue.lock().in_flight -= many;
+    /// Nothing more is sent on the channel of now.
+    pub(super) fn pause(&self) {
+        self.enter(State::Down);
+    }
+
+    /// Something may be sent that waits.
+    pub(super) fn look(&self) {
+        self.queued.notify_one();
     }
 
     /// Resolves when something was queued.
@@ -361,6 +405,7 @@ impl Lane {
     pub(super) fn enter(&self, state: State) {
         self.queue.lock().state = state;
         self.changed.send_replace(None);
+        self.has_moved();
     }
 
     /// Moves to a state in which nothing goes out, and tells about the messages that wait; replies are kept unless the
@@ -376,7 +421,7 @@ impl Lane {
         queue.state = state;
         for job in jobs {
             match job.outcome {
-                Outcome::Request { id } => {
+                Outcome::Request { id, .. } => {
                     if let Some(sink) = self.sink() {
                         sink.failed(&id, error.clone());
                     }
@@ -384,13 +429,14 @@ impl Lane {
                 Outcome::Publish { done, .. } => {
                     let _ = done.send(Err(error.clone()));
                 }
-                Outcome::Unconfirmed { .. } => {}
+                Outcome::Unconfirmed(_) => {}
                 Outcome::Reply { .. } => tracing::warn!(%error, "a reply was lost"),
             }
         }
         also();
         drop(queue);
         self.changed.send_replace(Some(error.clone()));
+        self.has_moved();
     }
 
     /// Moves to a state in which what waits goes out on the next channel of the same connection. Requests are refused,
@@ -467,7 +513,7 @@ impl Lane {
         self.refuse(State::Closed, &TransportError::closed(), || ());
     }
 
-    pub(super) async fn build(&self, link: &Arc<Link>) -> Result<Flight<'_>, TransportError> {
+    pub(super) async fn build(self: &Arc<Self>, link: &Arc<Link>) -> Result<Flight, TransportError> {
         let channel = link.channel().await?;
         if self.is_confirmed() {
             let confirms = channel.confirm_select(lapin::options::ConfirmSelectOptions::default());
@@ -478,7 +524,7 @@ impl Lane {
             Kind::Oneway | Kind::Topics | Kind::UnconfirmedTopics | Kind::Durable | Kind::Replies => None,
         };
         Ok(Flight {
-            lane: self,
+            lane: Arc::clone(self),
             link: Arc::clone(link),
             channel,
             inbox,

@@ -11,8 +11,8 @@ use lapin::types::ShortString;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::acks::Done;
+use super::ledger::Ledger;
 use super::properties::EXCHANGE_OF_REPLIES;
-use super::row::Row;
 use crate::transport::{Accepted, TransportError};
 
 /// A message and what happens when its fate is known.
@@ -44,7 +44,11 @@ impl Job {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The sink, by this id.
-    Request { id: String },
+    Request {
+        id: String,
+        /// When it was sent.
+        since: tokio::time::Instant,
+    },
     /// A future.
     Publish {
         /// Set where the broker returns what it cannot route.
@@ -53,10 +57,7 @@ pub(super) enum Outcome {
         turn: OwnedSemaphorePermit,
     },
     /// Nobody: their publishers went on. They count against the bound until they are written.
-    Unconfirmed {
-        messages: usize,
-        turn: OwnedSemaphorePermit,
-    },
+    Unconfirmed(OwnedSemaphorePermit),
     /// Nobody; the server's permit is held, and the request not acknowledged, until it is written.
     Reply {
         permit: Option<OwnedSemaphorePermit>,
@@ -80,12 +81,10 @@ pub(super) enum State {
 pub(super) struct Queue {
     pub(super) state: State,
     pub(super) jobs: VecDeque<Job>,
-    /// Handed to the library and not yet settled.
-    pub(super) in_flight: usize,
-    /// The task hands over what came earlier.
-    pub(super) is_overtaken: bool,
-    /// On a channel without confirms, what senders hand over themselves.
-    pub(super) row: Option<Row>,
+    /// What was sent on the channel of now.
+    pub(super) ledger: Option<Ledger>,
+    /// Counts the channels.
+    pub(super) session: u64,
 }
 
 impl Queue {
@@ -93,30 +92,50 @@ impl Queue {
         Self {
             state: State::Down,
             jobs: VecDeque::new(),
-            in_flight: 0,
-            is_overtaken: false,
-            row: None,
+            ledger: None,
+            session: 0,
         }
     }
 
-    /// Whether a message can be handed to the library at once.
+    /// Whether a message can be sent at once.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Up)
             && self.jobs.is_empty()
-            && !self.is_overtaken
-            && self.row.as_ref().is_some_and(Row::has_room)
+            && self.ledger.as_ref().is_some_and(Ledger::has_room)
     }
 
-    /// Hands a message to the library, or gives it back where that can't be done at once. Returns whether it is the
-    /// first of a row, which the task has to be told of.
-    pub(super) fn hand_over(&mut self, job: Job) -> Result<bool, Box<Job>> {
-        let open = self.is_open() && !job.needs_exchange();
-        match self.row.as_mut().filter(|_| open) {
-            Some(row) => {
-                self.in_flight += 1;
-                Ok(row.hand_over(job))
-            }
-            None => Err(Box::new(job)),
+    /// Sends a message, or gives it back where that can't be done at once.
+    pub(super) fn send(&mut self, job: Job) -> Result<(), Box<Job>> {
+        let open = self.is_open();
+        match self.ledger.as_mut().filter(|_| open) {
+            Some(ledger) if ledger.exchange_declared || !job.needs_exchange() => ledger.send(job),
+            _ => Err(Box::new(job)),
         }
+    }
+
+    /// Sends what waits, as far as that can be done. Returns whether an exchange has to be declared for the next one.
+    pub(super) fn send_waiting(&mut self) -> bool {
+        let Some(ledger) = self.ledger.as_mut().filter(|_| matches!(self.state, State::Up)) else {
+            return false;
+        };
+        while let Some(job) = self.jobs.front() {
+            if job.needs_exchange() && !ledger.exchange_declared {
+                return true;
+            }
+            if !ledger.has_room() {
+                // It is tried again after the next write; there may have been the last one just now.
+                ledger.channel().tell();
+                if !ledger.has_room() {
+                    return false;
+                }
+            }
+            let Some(job) = self.jobs.pop_front() else { break };
+            if let Err(job) = ledger.send(job) {
+                // It waits for the next channel.
+                self.jobs.push_front(*job);
+                return false;
+            }
+        }
+        false
     }
 }

@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::StreamExt;
-use lapin::message::Delivery as Message;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions};
+use lapin::options::{BasicCancelOptions, BasicQosOptions, QueueBindOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer as Incoming};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -21,6 +18,7 @@ use super::linger::linger;
 use super::properties::{name, short};
 use super::rebuild::Rebuild;
 use super::supervisor::Link;
+use super::wire::{Channel, Incoming, Message};
 use super::{Alive, Core, Started, TOPICS};
 use crate::address::Pattern;
 use crate::transport::{Consumer, Subscription, TransportError, TransportErrorKind};
@@ -185,35 +183,19 @@ pub(super) async fn bind(
     bounded(&what, limit, bind).await
 }
 
-/// Consumes a queue.
-pub(super) async fn consume(
-    channel: &Channel,
-    queue: &ShortString,
-    no_ack: bool,
-    limit: Duration,
-) -> Result<Incoming, TransportError> {
-    let options = BasicConsumeOptions {
-        no_ack,
-        ..BasicConsumeOptions::default()
-    };
-    let consume = channel.basic_consume(queue.clone(), name(""), options, FieldTable::default());
-    bounded(&format!("consuming the queue `{queue}`"), limit, consume).await
-}
-
 /// The next message of a consumer, or how it ended. Dropping the future loses nothing.
 pub(super) async fn next(incoming: &mut Incoming, stop: &CancellationToken) -> Result<Message, End> {
     tokio::task::coop::consume_budget().await;
     match stop.run_until_cancelled(incoming.next()).await {
-        Some(Some(Ok(message))) => Ok(message),
-        Some(Some(Err(error))) => Err(End::Gone(Some(error))),
-        Some(None) => Err(End::Gone(None)),
+        Some(Ok(message)) => Ok(message),
+        Some(Err(reason)) => Err(End::Gone(reason)),
         None => Err(End::Stopped),
     }
 }
 
 /// Cancels a consumer. What came before that can still be taken.
-pub(super) async fn cancel(channel: &Channel, incoming: &Incoming, limit: Duration) {
-    let cancel = channel.basic_cancel(incoming.tag(), BasicCancelOptions::default());
+pub(super) async fn cancel(channel: &Channel, tag: ShortString, limit: Duration) {
+    let cancel = channel.basic_cancel(tag, BasicCancelOptions::default());
     let _ = tokio::time::timeout(limit, cancel).await;
 }
 
@@ -230,8 +212,8 @@ pub(super) async fn let_go(
     match end {
         End::Gone(_) => linger(channel),
         End::Stopped => {
-            cancel(&channel, &incoming, limit).await;
-            while let Some(Ok(message)) = incoming.next().await {
+            cancel(&channel, incoming.tag(), limit).await;
+            while let Ok(message) = incoming.next().await {
                 drop(Unsettled::new(acks, message.delivery_tag));
             }
             link.close_channel(channel, acks.settled());

@@ -2,7 +2,7 @@
 //!
 //! A subscription's own queue is exclusive and has a new name in every generation, because after a break the broker may
 //! still hold the old one for the connection that it has not yet missed. It is consumed without acknowledgements and
-//! emptied into the sink at once; what waits for a slow reader waits there, within bounds.
+//! emptied into the sink at once, by the task of the connection; what waits for a slow reader waits there, within bounds.
 //!
 //! A group's queue is consumed with acknowledgements and as many messages at once as there are permits; each is
 //! acknowledged when its permit is released. So a member that dies gives back what it had.
@@ -10,13 +10,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use lapin::message::Delivery as Message;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Consumer as Incoming};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +25,7 @@ use super::properties::{name, read_topic, short};
 use super::rebuild::{Kept, Rebuild};
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
+use super::wire::{Channel, Consuming, Incoming, Message};
 use super::{Alive, Core, durable, random_name};
 use crate::limits::too_large;
 use crate::transport::{Group, SubscribeSpec, Subscription, TopicMessage, TransportError};
@@ -62,8 +61,51 @@ struct Listener {
     stop: CancellationToken,
 }
 
+/// What is consumed.
+enum Session {
+    Own {
+        channel: Channel,
+        consuming: Consuming,
+        gate: Arc<Gate>,
+    },
+    Shared {
+        channel: Channel,
+        incoming: Incoming,
+    },
+}
+
+/// Holds messages until they may be given to the sink.
+struct Gate {
+    spec: SubscribeSpec,
+    /// `None` when it is open.
+    held: Mutex<Option<Vec<Message>>>,
+}
+
+impl Gate {
+    fn new(spec: &SubscribeSpec) -> Arc<Self> {
+        Arc::new(Self {
+            spec: spec.clone(),
+            held: Mutex::new(Some(Vec::new())),
+        })
+    }
+
+    fn pass(&self, message: Message) {
+        match &mut *self.held.lock() {
+            Some(held) => held.push(message),
+            None => deliver(&self.spec, message, None),
+        }
+    }
+
+    fn open(&self) {
+        let mut held = self.held.lock();
+        for message in held.take().into_iter().flatten() {
+            deliver(&self.spec, message, None);
+        }
+    }
+}
+
 impl Taker for Listener {
-    type Session = (Channel, Incoming);
+    type Session = Session;
 
     async fn build(&self, link: &Link) -> Result<Self::Session, TransportError> {
         let limit = self.core.options.operation_timeout;
@@ -97,8 +139,21 @@ impl Taker for Listener {
         let declare = channel.queue_declare(queue.clone(), options, arguments);
         bounded(&what, limit, declare).await?;
         session::bind(&channel, &queue, &self.spec.pattern, limit).await?;
-        let incoming = session::consume(&channel, &queue, self.spec.group.is_none(), limit).await?;
-        Ok((channel, incoming))
+        if self.spec.group.is_some() {
+            let incoming = channel.incoming(&queue, false, limit).await?;
+            return Ok(Session::Shared { channel, incoming });
+        }
+        let gate = Gate::new(&self.spec);
+        let pass = {
+            let gate = Arc::clone(&gate);
+            move |message| gate.pass(message)
+        };
+        let consuming = channel.consume(&queue, true, limit, pass).await?;
+        Ok(Session::Own {
+            channel,
+            consuming,
+            gate,
+        })
     }
 
     fn is_back(&self) {
@@ -106,29 +161,38 @@ impl Taker for Listener {
         self.spec.sink.gap();
     }
 
-    async fn take(&self, (channel, incoming): Self::Session, link: &Arc<Link>, rebuild: &mut Rebuild) -> End {
-        match &self.spec.group {
-            None => self.listen(channel, incoming, rebuild).await,
-            Some(group) => self.share(group, link, channel, incoming, rebuild).await,
+    async fn take(&self, session: Session, link: &Arc<Link>, rebuild: &mut Rebuild) -> End {
+        match (session, &self.spec.group) {
+            (Session::Shared { channel, incoming }, Some(group)) => {
+                self.share(group, link, channel, incoming, rebuild).await
+            }
+            (Session::Shared { .. }, None) => End::Stopped,
+            (
+                Session::Own {
+                    channel,
+                    consuming,
+                    gate,
+                },
+                _,
+            ) => {
+                // What was missed was told of before.
+                gate.open();
+                self.listen(channel, consuming).await
+            }
         }
     }
 }
 
 impl Listener {
-    /// Empties a queue of its own.
-    async fn listen(&self, channel: Channel, mut incoming: Incoming, rebuild: &mut Rebuild) -> End {
-        let end = loop {
-            match session::next(&mut incoming, &self.stop).await {
-                Ok(message) => {
-                    rebuild.good();
-                    self.deliver(message, None);
-                }
-                Err(end) => break end,
+    /// Has a queue of its own emptied.
+    async fn listen(&self, channel: Channel, mut consuming: Consuming) -> End {
+        let end = match self.stop.run_until_cancelled(consuming.ended()).await {
+            Some(reason) => End::Gone(reason),
+            None => {
+                session::cancel(&channel, consuming.tag(), self.core.options.operation_timeout).await;
+                End::Stopped
             }
         };
-        if matches!(end, End::Stopped) {
-            session::cancel(&channel, &incoming, self.core.options.operation_timeout).await;
-        }
         linger(channel);
         end
     }
@@ -168,7 +232,7 @@ impl Listener {
                 }
             };
             let Some(permit) = permit else { break End::Stopped };
-            if message.acker.poisoned() {
+            if acks.is_gone() {
                 continue;
             }
             // The message carries a permit of a gate of its own: when that comes back, the message was handled.
@@ -182,7 +246,7 @@ impl Listener {
                 let _ = gate.acquire_owned().await;
                 tag
             });
-            self.deliver(message, Some(pass));
+            deliver(&self.spec, message, Some(pass));
         };
         session::let_go(link, &acks, incoming, &end, self.core.options.operation_timeout).await;
         // What was delivered keeps its permit, and is acknowledged, whatever becomes of the subscription.
@@ -196,26 +260,28 @@ impl Listener {
         );
         end
     }
+}
 
-    fn deliver(&self, message: Message, permit: Option<OwnedSemaphorePermit>) {
-        let address = message.routing_key.as_str();
-        if !self.spec.pattern.matches(address) {
-            return;
-        }
-        if message.data.len() > self.spec.max_body {
-            let reason = too_large("it", message.data.len(), self.spec.max_body);
-            return self.spec.sink.dropped(&reason);
-        }
-        let address = address.to_owned();
-        match read_topic(&message.properties, Bytes::from(message.data)) {
-            Ok(message) => self.spec.sink.message(TopicMessage {
-                address,
-                message,
-                permit,
-                tracked: None,
-            }),
-            Err(malformed) => self.spec.sink.dropped(&malformed.reason),
-        }
+fn deliver(spec: &SubscribeSpec, message: Message, permit: Option<OwnedSemaphorePermit>) {
+    let address = message.routing_key;
+    if !spec.pattern.matches(&address) {
+        return;
+    }
+    if message.data.len() > spec.max_body {
+        let reason = too_large("it", message.data.len(), spec.max_body);
+        return spec.sink.dropped(&reason);
+    }
+    if let Some(reason) = message.malformed {
+        return spec.sink.dropped(reason);
+    }
+    match read_topic(&message.properties, message.data) {
+        Ok(message) => spec.sink.message(TopicMessage {
+            address,
+            message,
+            permit,
+            tracked: None,
+        }),
+        Err(malformed) => spec.sink.dropped(&malformed.reason),
     }
 }
 

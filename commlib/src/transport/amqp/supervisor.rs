@@ -14,17 +14,18 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
-use lapin::{Channel, Connection, Event};
+use lapin::{Connection, Event};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::connector::{KillHandle, Target};
+use super::connector::{KillHandle, Opened, Target};
 use super::errors;
 use super::linger::linger;
 use super::properties::name;
+use super::wire::{Channel, Wire};
 use crate::error::ConnectError;
 use crate::transport::backoff::Backoff;
 use crate::transport::{ConnectionState, TransportError};
@@ -67,6 +68,7 @@ impl Role {
 /// One generation of a connection.
 pub(super) struct Link {
     connection: Connection,
+    wire: Arc<Wire>,
     pub(super) generation: u64,
     limit: Duration,
     heartbeat: Duration,
@@ -92,7 +94,11 @@ impl fmt::Debug for Link {
 
 impl Link {
     pub(super) fn channel(&self) -> BoxFuture<'_, Result<Channel, TransportError>> {
-        errors::bounded("opening a channel", self.limit, self.connection.create_channel()).boxed()
+        async move {
+            let opened = errors::bounded("opening a channel", self.limit, self.connection.create_channel());
+            Ok(self.wire.attach(opened.await?))
+        }
+        .boxed()
     }
 
     /// Resolves when the connection is gone.
@@ -458,9 +464,14 @@ impl Slot {
     }
 
     async fn open(&self, generation: u64) -> Result<Link, ConnectError> {
-        let (connection, handle) = self.target.open(self.role.as_str()).await?;
+        let Opened {
+            connection,
+            wire,
+            handle,
+        } = self.target.open(self.role.as_str()).await?;
         Ok(Link {
             connection,
+            wire,
             generation,
             limit: self.operation_timeout,
             heartbeat: Duration::from_secs(self.target.heartbeat().into()),

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use lapin::message::Delivery as Message;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{FieldTable, ShortString};
+use lapin::options::{BasicCancelOptions, BasicQosOptions};
+use lapin::types::ShortString;
 use tokio::time::Instant;
 
 use super::arrival::is_older;
 use super::consumer::{Item, Session, Task};
 use super::errors::bounded;
-use super::properties::{name, short};
+use super::properties::short;
+use super::wire::Message;
 use crate::transport::TransportError;
 
 /// How many requests a second consumer is sent at once.
@@ -102,18 +102,16 @@ impl Task {
         let what = "taking more at once";
         bounded(what, limit, channel.basic_qos(more, BasicQosOptions::default())).await?;
         let queue = short("address", address.as_str())?;
-        let options = BasicConsumeOptions::default();
-        let consume = channel.basic_consume(queue, name(""), options, FieldTable::default());
-        let incoming = bounded(what, limit, consume).await?;
+        let incoming = channel.incoming(&queue, false, limit).await?;
         session.surge.tags.push((index, incoming.tag()));
         session.surge.until = Some(Instant::now() + CALM);
         let items: BoxStream<'_, _> = stream::unfold(Some(incoming), move |incoming| async move {
             let mut incoming = incoming?;
             match incoming.next().await {
-                Some(Ok(message)) => Some(((index, Item::Message(message)), Some(incoming))),
-                Some(Err(error)) => Some(((index, Item::Gone(Some(error))), None)),
+                Ok(message) => Some(((index, Item::Message(message)), Some(incoming))),
+                Err(Some(error)) => Some(((index, Item::Gone(Some(error))), None)),
                 // It was cancelled, or the queue is gone, which its first consumer learns as well.
-                None => None,
+                Err(None) => None,
             }
         })
         .boxed();

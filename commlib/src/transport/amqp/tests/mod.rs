@@ -53,6 +53,9 @@ fn job(key: &Address, id: &str) -> Job {
         key: name(key.as_str()),
         properties: BasicProperties::default().with_message_id(id.into()),
         body: "{}".into(),
-        outcome: Outcome::Request { id: id.to_owned() },
+        outcome: Outcome::Request {
+            id: id.to_owned(),
+            since: Instant::now(),
+        },
     }
 }

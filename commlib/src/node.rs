@@ -281,7 +281,7 @@ impl Node {
                     state if state.is_connected() && Instant::now() >= deadline => {
                         return Err(unsent.reason.clone());
                     }
-                    ConnectionState::Connected { .. } | ConnectionState::Poisoned { .. } => return Ok(()),
+                    ConnectionState::Connected { .. } => return Ok(()),
                     ConnectionState::Closed => return Err("the node is shut down".to_owned()),
                     ConnectionState::Connecting { reason, .. } => reason.clone(),
                     ConnectionState::Blocked { reason } => {

@@ -203,13 +203,6 @@ pub enum ConnectionState {
         /// What the broker said.
         reason: String,
     },
-    /// Connected, but something is not taken from the broker for half a minute, because a message there is no valid AMQP
-    /// and ends the connection whenever it is delivered. Everything else works. Purge the queue at the broker. Only
-    /// RabbitMQ.
-    Poisoned {
-        /// The services, patterns or groups that nothing is taken for.
-        consumers: Vec<String>,
-    },
     /// Closed by this side for good.
     Closed,
 }
@@ -218,7 +211,7 @@ impl ConnectionState {
     /// Whether messages can be sent.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        matches!(self, Self::Connected { .. } | Self::Poisoned { .. })
+        matches!(self, Self::Connected { .. })
     }
 }
 

@@ -8,7 +8,6 @@ mod goodbye;
 mod last_acks;
 mod last_server;
 mod login;
-mod poison;
 mod redelivery;
 mod returns;
 mod surge;

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::acks::Unsettled;
 use super::consumer::{Item, Session, Task};
 use super::properties::read_request;
-use super::rebuild::Rebuild;
 use super::responder::refusal;
 use super::session::End;
 use super::wire::Message;
@@ -63,7 +62,7 @@ impl Backlog {
 
 impl Task {
     /// Hands up what comes until there is nothing more to come, and refuses what there is no room for.
-    pub(super) async fn take_all(&self, session: &mut Session, rebuild: &mut Rebuild) -> End {
+    pub(super) async fn take_all(&self, session: &mut Session) -> End {
         let mut backlog = Backlog::new(self.spec.concurrency);
         let end = loop {
             tokio::task::coop::consume_budget().await;
@@ -82,7 +81,6 @@ impl Task {
             };
             match item {
                 Some((index, Item::Message(message))) => {
-                    rebuild.good();
                     if backlog.has_room(&message) {
                         backlog.push(index, message);
                     } else {

@@ -19,7 +19,7 @@ use super::errors::bounded;
 use super::last::stopping_before;
 use super::prefetch::SharedCount;
 use super::properties::{Question, name, read_request, short};
-use super::rebuild::{Kept, Rebuild};
+use super::rebuild::Rebuild;
 use super::responder::Answer;
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
@@ -50,7 +50,7 @@ pub(super) async fn consume(
     spec: ConsumeSpec,
 ) -> Result<Box<dyn Consumer>, TransportError> {
     core.replies.start();
-    let rebuild = Rebuild::new(&spec.service, core, Kept::AtTheBroker);
+    let rebuild = Rebuild::new(&spec.service, core);
     let task = |stop| Task {
         core: Arc::clone(core),
         spec,
@@ -102,11 +102,11 @@ impl Taker for Task {
         Ok(session)
     }
 
-    async fn take(&self, mut session: Session, link: &Arc<Link>, rebuild: &mut Rebuild) -> End {
+    async fn take(&self, mut session: Session, link: &Arc<Link>) -> End {
         let end = if self.spec.auto_ack {
-            self.take_all(&mut session, rebuild).await
+            self.take_all(&mut session).await
         } else {
-            self.take_permitted(&mut session, rebuild).await
+            self.take_permitted(&mut session).await
         };
         self.wind_down(session, link, matches!(end, End::Stopped)).await;
         end
@@ -181,7 +181,7 @@ impl Task {
     }
 
     /// Hands up what comes until there is nothing more to come.
-    async fn take_permitted(&self, session: &mut Session, rebuild: &mut Rebuild) -> End {
+    async fn take_permitted(&self, session: &mut Session) -> End {
         loop {
             tokio::task::coop::consume_budget().await;
             // Before anything is taken: what is taken and not handed up would go with the queue of the last server.
@@ -206,7 +206,6 @@ impl Task {
             };
             match item {
                 Some((index, Item::Message(message))) => {
-                    rebuild.good();
                     let unsettled = Unsettled::new(&session.acks, message.delivery_tag);
                     match self.refuses(session, index, &message).await {
                         Ok(false) => {}

@@ -11,7 +11,7 @@ use super::acks::{Acks, Unsettled};
 use super::durable::{self, ADDRESS, REQUESTS_LENGTH};
 use super::durable_settle::{Delivered, Place, attempt, message_id};
 use super::properties::{self, read_request, read_topic};
-use super::rebuild::{Kept, Rebuild};
+use super::rebuild::Rebuild;
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
 use super::wire::{Incoming, Message};
@@ -33,7 +33,7 @@ pub(super) async fn join(
     durable: &DurableSpec,
 ) -> Result<Box<dyn Subscription>, TransportError> {
     let place = Arc::new(Place::new(core, &group.name, &spec.pattern, durable)?);
-    let rebuild = Rebuild::new(&place.name, core, Kept::AtTheBroker);
+    let rebuild = Rebuild::new(&place.name, core);
     let member = |stop| Member {
         core: Arc::clone(core),
         place,
@@ -74,18 +74,12 @@ impl Taker for Member {
         Ok((Acks::new(channel), incoming))
     }
 
-    async fn take(
-        &self,
-        (acks, mut incoming): Self::Session,
-        link: &Arc<Link>,
-        rebuild: &mut Rebuild,
-    ) -> End {
+    async fn take(&self, (acks, mut incoming): Self::Session, link: &Arc<Link>) -> End {
         let end = loop {
             let message = match session::next(&mut incoming, &self.stop).await {
                 Ok(message) => message,
                 Err(end) => break end,
             };
-            rebuild.good();
             let delivery = Unsettled::new(&acks, message.delivery_tag);
             let permit = Arc::clone(&self.group.permits).acquire_owned();
             let Some(Ok(permit)) = self.stop.run_until_cancelled(permit).await else {

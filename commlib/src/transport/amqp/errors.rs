@@ -20,11 +20,6 @@ pub(super) fn closes_channel(error: &lapin::Error) -> bool {
     matches!(code(error), Some(311 | 313 | 403..=406))
 }
 
-/// Whether a peer's bytes could not be parsed, which ends the whole connection.
-pub(super) fn is_parse_failure(error: &lapin::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ParsingError(_))
-}
-
 /// An error of an operation, with what was attempted.
 pub(super) fn operation(what: &str, error: &lapin::Error, execution: Execution) -> TransportError {
     let (kind, advice) = match code(error) {

@@ -5,13 +5,11 @@
 //! - What is published goes through [lanes](publisher), each a channel, with many messages in flight.
 //! - A `consume` and a `subscribe` have a channel each, and are built anew from their specification whenever it goes.
 //!
-//! The client library logs: at `WARN` it prints messages that the broker returned, bodies included, and at `TRACE` the
-//! login. Where bodies are secret, filter its target, `lapin`, to `error`.
+//! - Messages don't pass through the client library: a task for each connection owns its socket, reads and writes them, and
+//!   leaves everything else to the library ([`wire`]). So a message that the broker passes on although it is not valid AMQP
+//!   is one message that can't be read, and not the end of a connection.
 //!
-//! A message that is not valid AMQP (a short string that is not UTF-8, say) makes the library end the connection each
-//! time it is delivered. The broker passes such messages on. Whoever may publish to a service's queue can stop that
-//! service so. After two times in a row each consumer goes to a connection of its own, so that its neighbours live on;
-//! the one that ends that one too [rests](ConnectionState::Poisoned) before it tries again.
+//! The client library logs the login at `TRACE`: filter its target, `lapin`.
 
 mod acks;
 mod arrival;
@@ -143,8 +141,6 @@ async fn open(url: &BrokerUrl, options: TransportOptions) -> Result<Arc<Amqp>, C
         core: Arc::new(Core {
             options,
             address: url.address(),
-            target: Arc::clone(&target),
-            board: Arc::clone(&board),
             publishing: Arc::clone(&publishing),
             consuming,
             replies: lane(Kind::Replies),

@@ -42,12 +42,7 @@ pub(super) trait Taker: Send + Sync + Sized + 'static {
     fn is_back(&self) {}
 
     /// Takes until that ends, and lets go of the channel.
-    fn take(
-        &self,
-        session: Self::Session,
-        link: &Arc<Link>,
-        rebuild: &mut Rebuild,
-    ) -> impl Future<Output = End> + Send;
+    fn take(&self, session: Self::Session, link: &Arc<Link>) -> impl Future<Output = End> + Send;
 }
 
 /// Ends a taker when it is stopped or dropped.
@@ -126,7 +121,7 @@ async fn run<T: Taker>(
                     Some(Err(_)) => stop.cancel(),
                     None => taker.is_back(),
                 }
-                match taker.take(session, &link, &mut rebuild).await {
+                match taker.take(session, &link).await {
                     End::Stopped => return,
                     End::Gone(error) => rebuild.ended(error.as_ref()),
                 }
@@ -137,7 +132,7 @@ async fn run<T: Taker>(
                     let _ = started.send(Err(error));
                     return;
                 }
-                None => rebuild.failed(&error, &link),
+                None => rebuild.failed(&error),
             },
         }
         if stop.run_until_cancelled(rebuild.pause()).await.is_none() {

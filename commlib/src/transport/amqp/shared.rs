@@ -8,10 +8,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connector::Target;
 use super::errors;
 use super::publisher::Lane;
-use super::supervisor::{self, Board, Role, Slot};
+use super::supervisor::{self, Slot};
 use crate::error::Execution;
 use crate::transport::claims::Claims;
 use crate::transport::{TransportError, TransportErrorKind, TransportOptions};
@@ -24,8 +23,6 @@ pub(super) type Started = oneshot::Sender<Result<(), TransportError>>;
 pub(super) struct Core {
     pub(super) options: TransportOptions,
     pub(super) address: String,
-    pub(super) target: Arc<Target>,
-    pub(super) board: Arc<Board>,
     pub(super) publishing: Arc<Slot>,
     pub(super) consuming: Arc<Slot>,
     pub(super) replies: Arc<Lane>,
@@ -98,13 +95,6 @@ impl Core {
             Ok(None) => Err(TransportError::closed()),
             Err(_) => Err(self.not_in_time("waiting for a connection")),
         }
-    }
-
-    /// A connection that nobody else consumes on.
-    pub(super) fn own_slot(&self) -> Arc<Slot> {
-        let board = Arc::new(Board::new());
-        let target = Arc::clone(&self.target);
-        Slot::new(Role::Consuming, target, board, self.options.operation_timeout)
     }
 
     pub(super) fn refused_a_reply_address(&self, service: &str) {

@@ -22,7 +22,7 @@ use super::acks::{Acks, Unsettled};
 use super::errors::bounded;
 use super::linger::linger;
 use super::properties::{name, read_topic, short};
-use super::rebuild::{Kept, Rebuild};
+use super::rebuild::Rebuild;
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
 use super::wire::{Channel, Consuming, Incoming, Message};
@@ -41,12 +41,7 @@ pub(super) async fn subscribe(
     alive: Arc<Alive>,
     spec: SubscribeSpec,
 ) -> Result<Box<dyn Subscription>, TransportError> {
-    // A queue of its own goes with its connection, and what is in it too.
-    let kept = match spec.group {
-        Some(_) => Kept::AtTheBroker,
-        None => Kept::Nowhere,
-    };
-    let rebuild = Rebuild::new(spec.pattern.as_str(), core, kept);
+    let rebuild = Rebuild::new(spec.pattern.as_str(), core);
     let listener = |stop| Listener {
         core: Arc::clone(core),
         spec,
@@ -161,10 +156,10 @@ impl Taker for Listener {
         self.spec.sink.gap();
     }
 
-    async fn take(&self, session: Session, link: &Arc<Link>, rebuild: &mut Rebuild) -> End {
+    async fn take(&self, session: Session, link: &Arc<Link>) -> End {
         match (session, &self.spec.group) {
             (Session::Shared { channel, incoming }, Some(group)) => {
-                self.share(group, link, channel, incoming, rebuild).await
+                self.share(group, link, channel, incoming).await
             }
             (Session::Shared { .. }, None) => End::Stopped,
             (
@@ -198,14 +193,7 @@ impl Listener {
     }
 
     /// Takes from the queue of a group, a permit for each.
-    async fn share(
-        &self,
-        group: &Group,
-        link: &Arc<Link>,
-        channel: Channel,
-        mut incoming: Incoming,
-        rebuild: &mut Rebuild,
-    ) -> End {
+    async fn share(&self, group: &Group, link: &Arc<Link>, channel: Channel, mut incoming: Incoming) -> End {
         let acks = Acks::new(channel);
         let mut handling = FuturesUnordered::new();
         let mut unsettled = HashMap::new();
@@ -221,7 +209,6 @@ impl Listener {
                 Ok(message) => message,
                 Err(end) => break end,
             };
-            rebuild.good();
             let given = Unsettled::new(&acks, message.delivery_tag);
             let mut permit = std::pin::pin!(Arc::clone(&group.permits).acquire_owned());
             let permit = loop {

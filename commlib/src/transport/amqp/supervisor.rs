@@ -76,8 +76,6 @@ pub(super) struct Link {
     /// About to be closed in good order.
     closing: CancellationToken,
     dead: CancellationToken,
-    /// It ended because of bytes that can't be parsed.
-    unparsable: AtomicBool,
     blocked: watch::Sender<Option<Arc<str>>>,
     /// Those who tell callers when the connection is gone.
     sessions: TaskTracker,
@@ -108,14 +106,6 @@ impl Link {
 
     pub(super) fn is_dead(&self) -> bool {
         self.dead.is_cancelled()
-    }
-
-    /// Whether it ended because of bytes that can't be parsed. Waits a moment for the end of one that is ending.
-    pub(super) async fn is_unparsable(&self) -> bool {
-        if !self.connection.status().connected() {
-            let _ = tokio::time::timeout(SETTLE, self.dead()).await;
-        }
-        self.unparsable.load(Ordering::Relaxed)
     }
 
     /// Until the token is dropped, it is not announced that the connection is gone.
@@ -170,7 +160,6 @@ impl Link {
                     }
                     // Errors of channels come here too; only the state tells them apart.
                     Some(Event::Error(error)) if !self.connection.status().connected() => {
-                        self.unparsable.store(errors::is_parse_failure(&error), Ordering::Relaxed);
                         return error.to_string();
                     }
                     Some(_) => {}
@@ -254,30 +243,8 @@ impl SlotState {
 /// Makes one state of the states of both slots.
 #[derive(Debug)]
 pub(super) struct Board {
-    all: Mutex<All>,
+    slots: Mutex<[SlotState; 2]>,
     state: watch::Sender<ConnectionState>,
-}
-
-#[derive(Debug)]
-struct All {
-    slots: [SlotState; 2],
-    /// Consumers that rest because of bytes that can't be parsed.
-    resting: Vec<Arc<str>>,
-}
-
-/// A consumer that rests, until this is dropped.
-pub(super) struct Rest {
-    board: Arc<Board>,
-    what: Arc<str>,
-}
-
-impl Drop for Rest {
-    fn drop(&mut self) {
-        self.board.update(|all| {
-            let mine = all.resting.iter().position(|what| Arc::ptr_eq(what, &self.what));
-            mine.map(|mine| all.resting.remove(mine));
-        });
-    }
 }
 
 impl Board {
@@ -287,10 +254,7 @@ impl Board {
             reason: String::new(),
         });
         Self {
-            all: Mutex::new(All {
-                slots: [SlotState::Unused, SlotState::Unused],
-                resting: Vec::new(),
-            }),
+            slots: Mutex::new([SlotState::Unused, SlotState::Unused]),
             state,
         }
     }
@@ -303,22 +267,10 @@ impl Board {
         self.state.send_replace(ConnectionState::Closed);
     }
 
-    /// Says that a consumer rests.
-    pub(super) fn rests(self: &Arc<Self>, what: &str) -> Rest {
-        let what: Arc<str> = what.into();
-        self.update(|all| all.resting.push(Arc::clone(&what)));
-        let board = Arc::clone(self);
-        Rest { board, what }
-    }
-
     fn set(&self, role: Role, state: SlotState) {
-        self.update(|all| all.slots[role as usize] = state);
-    }
-
-    fn update(&self, change: impl FnOnce(&mut All)) {
-        let mut all = self.all.lock();
-        change(&mut all);
-        let combined = Self::combine(&all);
+        let mut slots = self.slots.lock();
+        slots[role as usize] = state;
+        let combined = Self::combine(&slots);
         self.state.send_if_modified(|current| {
             let changed = *current != ConnectionState::Closed && *current != combined;
             if changed {
@@ -328,7 +280,7 @@ impl Board {
         });
     }
 
-    fn combine(All { slots, resting }: &All) -> ConnectionState {
+    fn combine(slots: &[SlotState; 2]) -> ConnectionState {
         for slot in slots {
             if let SlotState::Connecting { attempt, reason } = slot {
                 return ConnectionState::Connecting {
@@ -348,9 +300,6 @@ impl Board {
             [SlotState::Unused, _] => ConnectionState::Connecting {
                 attempt: 0,
                 reason: String::new(),
-            },
-            _ if !resting.is_empty() => ConnectionState::Poisoned {
-                consumers: resting.iter().map(ToString::to_string).collect(),
             },
             // The second connection is opened when it is needed; that alone is no new generation.
             [publishing, consuming] => ConnectionState::Connected {
@@ -478,7 +427,6 @@ impl Slot {
             handle,
             closing: CancellationToken::new(),
             dead: CancellationToken::new(),
-            unparsable: AtomicBool::new(false),
             blocked: watch::channel(None).0,
             sessions: TaskTracker::new(),
         })

@@ -8,7 +8,6 @@ use tokio::sync::Semaphore;
 
 use super::consumer::{Session, Task};
 use super::last::PATIENCE;
-use super::rebuild::{Kept, Rebuild};
 use super::session::{End, Taker};
 use super::*;
 use crate::envelope::Meta;
@@ -25,7 +24,6 @@ impl RequestSink for Requests {
 struct World {
     amqp: Arc<Amqp>,
     link: Arc<supervisor::Link>,
-    rebuild: Rebuild,
     task: Task,
     session: Session,
     permits: Arc<Semaphore>,
@@ -74,7 +72,6 @@ impl World {
         // It is put back where it came from: there for certain when the server looks.
         session.queues.push(stream::iter(item).boxed());
         Self {
-            rebuild: Rebuild::new("test", &amqp.core, Kept::AtTheBroker),
             amqp,
             link,
             task,
@@ -90,7 +87,7 @@ impl World {
 async fn what_is_there_when_a_server_is_told_to_stop_is_handed_up() {
     let mut world = World::new().await;
     world.task.stop.cancel();
-    let taking = world.task.take(world.session, &world.link, &mut world.rebuild);
+    let taking = world.task.take(world.session, &world.link);
     let end = tokio::time::timeout(LIMIT, taking).await.unwrap();
     assert!(matches!(end, End::Stopped));
     let delivery = world.taken.try_recv().expect("the request is lost");
@@ -119,7 +116,7 @@ async fn what_waits_for_a_place_when_the_last_server_is_told_to_stop_is_refused(
 /// Whether the server learned in time that it is the last.
 async fn refuses_what_waits(mut world: World) -> bool {
     let _busy = Arc::clone(&world.permits).try_acquire_owned().unwrap();
-    let mut taking = pin!(world.task.take(world.session, &world.link, &mut world.rebuild));
+    let mut taking = pin!(world.task.take(world.session, &world.link));
     assert!(poll_immediate(&mut taking).await.is_none());
     world.task.stop.cancel();
     let begun = Instant::now();
@@ -144,7 +141,7 @@ async fn refuses_what_waits(mut world: World) -> bool {
 async fn what_gets_a_place_while_a_server_stops_is_handed_up() {
     let mut world = World::new().await;
     let busy = Arc::clone(&world.permits).try_acquire_owned().unwrap();
-    let mut taking = pin!(world.task.take(world.session, &world.link, &mut world.rebuild));
+    let mut taking = pin!(world.task.take(world.session, &world.link));
     assert!(poll_immediate(&mut taking).await.is_none());
     world.task.stop.cancel();
     // Now it asks the broker whether it is the last one.

@@ -301,12 +301,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 let cause = AMQPError::from_id(code, text.as_ref().into())
                     .map(|error| lapin::ErrorKind::ProtocolError(error).into());
                 self.begun.remove(&frame.channel);
-                self.wire.end_channel(frame.channel, cause);
+                let mut out = self.wire.out.lock();
+                self.wire.close_channel(frame.channel, &mut out);
+                drop(out);
+                if let (Some(state), Some(cause)) = (self.state(frame.channel), cause) {
+                    let _ = state.cause.set(cause);
+                }
                 return Ok(false);
             }
             method::CHANNEL_CLOSE_OK => {
                 self.begun.remove(&frame.channel);
-                self.wire.end_channel(frame.channel, None);
+                self.wire.end_channel(frame.channel);
                 return Ok(false);
             }
             _ => return Ok(false),

@@ -34,8 +34,10 @@ impl LibrarySide {
         }
     }
 
-    /// Passes on what is complete of what the library has written.
-    fn pass_on(&mut self, out: &mut Out) -> io::Result<()> {
+    /// Passes on what is complete of what the library has written. Returns the channels that the broker has closed, and
+    /// of which the library knows that from now on.
+    fn pass_on(&mut self, out: &mut Out) -> io::Result<Vec<u16>> {
+        let mut ended = Vec::new();
         let mut passed = 0;
         if !self.greeted && self.begun.len() >= GREETING {
             passed = GREETING;
@@ -45,14 +47,17 @@ impl LibrarySide {
             && let Some(frame) = frames::first(&self.begun[passed..])
                 .map_err(|broken| io::Error::new(io::ErrorKind::InvalidData, broken.0))?
         {
-            if frame.kind == METHOD && frame.payload.starts_with(&method::CHANNEL_CLOSE.to_be_bytes()) {
+            let is = |method: u32| frame.kind == METHOD && frame.payload.starts_with(&method.to_be_bytes());
+            if is(method::CHANNEL_CLOSE) {
                 self.wire.close_channel(frame.channel, out);
+            } else if is(method::CHANNEL_CLOSE_OK) {
+                ended.push(frame.channel);
             }
             passed += frame.whole.len();
         }
         out.bytes.extend_from_slice(&self.begun[..passed]);
         self.begun.drain(..passed);
-        Ok(())
+        Ok(ended)
     }
 }
 
@@ -91,7 +96,12 @@ impl AsyncWrite for LibrarySide {
             }
             self.pass_on(out)
         });
-        Poll::Ready(passed.map(|()| bytes.len()))
+        Poll::Ready(passed.map(|ended| {
+            for channel in ended {
+                wire.end_channel(channel);
+            }
+            bytes.len()
+        }))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

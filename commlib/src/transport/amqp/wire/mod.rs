@@ -242,8 +242,9 @@ impl Wire {
         }
     }
 
-    /// Nothing comes on a channel any more, and nothing goes; for a reason if the broker closed it.
-    fn end_channel(&self, id: u16, cause: Option<lapin::Error>) {
+    /// Nothing comes on a channel any more, and nothing goes. Nobody is told of that before the library knows it: it would
+    /// close a channel that the broker has closed, and end the connection over the answer.
+    fn end_channel(&self, id: u16) {
         let mut out = self.out.lock();
         let Some(state) = self.channels.lock().remove(&id) else {
             return;
@@ -251,9 +252,6 @@ impl Wire {
         state.open.store(false, Ordering::Relaxed);
         out.waiting.retain(|waiting| !Arc::ptr_eq(waiting, &state));
         drop(out);
-        if let Some(cause) = cause {
-            let _ = state.cause.set(cause);
-        }
         state.end();
     }
 

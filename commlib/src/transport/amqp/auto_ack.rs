@@ -113,7 +113,7 @@ impl Task {
 
     /// Answers a request that does not run.
     pub(super) fn refuse(&self, message: Message, delivery: Option<Unsettled>, status: &Status) {
-        let (_, question) = read_request(&message.properties, message.data, 0);
+        let (_, question) = read_request(&message.properties, message.data, message.size, 0);
         if question.route.is_none() {
             tracing::warn!(service = %self.spec.service, %status, "a request that nobody waits for was not run");
         }

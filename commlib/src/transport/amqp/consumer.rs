@@ -24,7 +24,7 @@ use super::responder::Answer;
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
 use super::surge::{self, Surge};
-use super::wire::{Channel, Incoming, Message};
+use super::wire::{Channel, Consume, Incoming, Message};
 use super::{Alive, Core};
 use crate::envelope::Malformed;
 use crate::limits::QUEUE_LENGTH;
@@ -147,17 +147,28 @@ impl Task {
 
     /// Declares and consumes one queue.
     async fn add(&self, session: &mut Session, index: usize) -> Result<(), TransportError> {
-        let limit = self.core.options.operation_timeout;
         let Some(address) = self.spec.addresses.get(index) else {
             return Ok(());
         };
         let queue = short("address", address.as_str())?;
         self.declare(session.acks.channel(), &queue).await?;
         let channel = session.acks.channel();
-        let incoming = channel.incoming(&queue, self.spec.auto_ack, limit).await?;
+        let incoming = channel
+            .incoming(self.consumed(&queue, self.spec.auto_ack))
+            .await?;
         session.tags.push(incoming.tag());
         session.queues.push(items(index, incoming));
         Ok(())
+    }
+
+    /// How a work queue is consumed.
+    pub(super) fn consumed<'a>(&self, queue: &'a ShortString, no_ack: bool) -> Consume<'a> {
+        Consume {
+            queue,
+            no_ack,
+            max_body: self.spec.max_body,
+            limit: self.core.options.operation_timeout,
+        }
     }
 
     /// Declares a work queue, which says what is in it.
@@ -284,7 +295,12 @@ impl Task {
         permit: Option<OwnedSemaphorePermit>,
         waited: Duration,
     ) {
-        let (mut taken, question) = read_request(&message.properties, message.data, self.spec.max_body);
+        let (mut taken, question) = read_request(
+            &message.properties,
+            message.data,
+            message.size,
+            self.spec.max_body,
+        );
         if let Taken::Message(request) = &mut taken {
             arrival::check_age(&mut request.meta, &message.properties, waited);
         }

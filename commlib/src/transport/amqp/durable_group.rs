@@ -14,7 +14,7 @@ use super::properties::{self, read_request, read_topic};
 use super::rebuild::Rebuild;
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
-use super::wire::{Incoming, Message};
+use super::wire::{Consume, Incoming, Message};
 use super::{Alive, Core};
 use crate::envelope::Envelope;
 use crate::error::StatusCode;
@@ -70,7 +70,14 @@ impl Taker for Member {
         if !self.place.requests {
             session::bind(&channel, queue, &self.spec.pattern, limit).await?;
         }
-        let incoming = channel.incoming(queue, false, limit).await?;
+        let consume = Consume {
+            queue,
+            no_ack: false,
+            // One that is too large becomes a dead letter, whole.
+            max_body: usize::MAX,
+            limit,
+        };
+        let incoming = channel.incoming(consume).await?;
         Ok((Acks::new(channel), incoming))
     }
 
@@ -125,7 +132,7 @@ impl Member {
         } else if !self.spec.pattern.matches(&address) {
             Err("its address is none of the group's".to_owned())
         } else if self.place.requests {
-            let (taken, asked) = read_request(&properties, body.clone(), self.spec.max_body);
+            let (taken, asked) = read_request(&properties, body.clone(), body.len(), self.spec.max_body);
             let refused = asked.refused;
             question = asked.route.is_some().then_some(asked);
             read_kept(taken, refused, self.spec.max_body)

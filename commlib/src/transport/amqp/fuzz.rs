@@ -28,7 +28,7 @@ pub struct Asked {
 }
 
 pub fn read_request(properties: &BasicProperties, body: Bytes, max_body: usize) -> Asked {
-    let (taken, question) = properties::read_request(properties, body, max_body);
+    let (taken, question) = properties::read_request(properties, body.clone(), body.len(), max_body);
     let route = question.route.as_ref();
     Asked {
         taken,

@@ -16,7 +16,7 @@ use super::linger::linger;
 use super::properties::{DIRECT_REPLY_TO, EXCHANGE_OF_REPLIES, name, read_reply};
 use super::random_name;
 use super::routes::Routes;
-use super::wire::{Channel, Consuming, Message};
+use super::wire::{Channel, Consume, Consuming, Message};
 use crate::error::Execution;
 use crate::limits::too_large;
 use crate::transport::{ReplyRoute, ReplySink, TransportError, TransportErrorKind};
@@ -69,7 +69,13 @@ impl Inbox {
         };
         let inbox = self.clone();
         let tell = move |message| inbox.read(message);
-        let consuming = channel.consume(&reply_to, true, limit, tell).await?;
+        let consume = Consume {
+            queue: &reply_to,
+            no_ack: true,
+            max_body: self.max_body,
+            limit,
+        };
+        let consuming = channel.consume(consume, tell).await?;
         Ok(Session {
             reply_to,
             channel: channel.clone(),
@@ -79,7 +85,7 @@ impl Inbox {
 
     /// Tells whose reply it is.
     fn read(&self, message: Message) {
-        let size = message.data.len();
+        let size = message.size;
         let Some((id, reply)) = read_reply(&message.properties, message.data) else {
             tracing::debug!("a reply without a correlation id was dropped");
             return;

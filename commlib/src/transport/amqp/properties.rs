@@ -308,8 +308,13 @@ pub(super) struct Route {
     pub(super) key: String,
 }
 
-/// Reads a message of a work queue and how to answer it.
-pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: usize) -> (Taken, Question) {
+/// Reads a message of a work queue and how to answer it. Of a body that is too large only the beginning has to be there.
+pub(super) fn read_request(
+    properties: &BasicProperties,
+    body: Bytes,
+    size: usize,
+    max_body: usize,
+) -> (Taken, Question) {
     let correlation_id = owned(properties.correlation_id()).or_else(|| owned(properties.message_id()));
     let (route, refused) = route(properties);
     let mut question = Question {
@@ -323,8 +328,8 @@ pub(super) fn read_request(properties: &BasicProperties, body: Bytes, max_body: 
     if !ours && looks_like_py(&body) {
         question.dialect = Dialect::CommlibPy;
     }
-    if body.len() > max_body {
-        return (Taken::TooLarge { size: body.len() }, question);
+    if size > max_body {
+        return (Taken::TooLarge { size }, question);
     }
     let native = question.dialect == Dialect::Native;
     if ours || (native && (says_not_json(properties) || (!names_header(&body) && is_json(&body)))) {

@@ -1,4 +1,10 @@
 use super::*;
+
+/// One that came whole.
+fn read_request(properties: &BasicProperties, body: Bytes, max_body: usize) -> (Taken, Question) {
+    let size = body.len();
+    super::read_request(properties, body, size, max_body)
+}
 use crate::envelope::Headers;
 
 fn message() -> Envelope {

@@ -25,7 +25,7 @@ use super::properties::{name, read_topic, short};
 use super::rebuild::Rebuild;
 use super::session::{self, End, Taker};
 use super::supervisor::Link;
-use super::wire::{Channel, Consuming, Incoming, Message};
+use super::wire::{Channel, Consume, Consuming, Incoming, Message};
 use super::{Alive, Core, durable, random_name};
 use crate::limits::too_large;
 use crate::transport::{Group, SubscribeSpec, Subscription, TopicMessage, TransportError};
@@ -134,8 +134,14 @@ impl Taker for Listener {
         let declare = channel.queue_declare(queue.clone(), options, arguments);
         bounded(&what, limit, declare).await?;
         session::bind(&channel, &queue, &self.spec.pattern, limit).await?;
+        let consume = Consume {
+            queue: &queue,
+            no_ack: self.spec.group.is_none(),
+            max_body: self.spec.max_body,
+            limit,
+        };
         if self.spec.group.is_some() {
-            let incoming = channel.incoming(&queue, false, limit).await?;
+            let incoming = channel.incoming(consume).await?;
             return Ok(Session::Shared { channel, incoming });
         }
         let gate = Gate::new(&self.spec);
@@ -143,7 +149,7 @@ impl Taker for Listener {
             let gate = Arc::clone(&gate);
             move |message| gate.pass(message)
         };
-        let consuming = channel.consume(&queue, true, limit, pass).await?;
+        let consuming = channel.consume(consume, pass).await?;
         Ok(Session::Own {
             channel,
             consuming,
@@ -254,8 +260,8 @@ fn deliver(spec: &SubscribeSpec, message: Message, permit: Option<OwnedSemaphore
     if !spec.pattern.matches(&address) {
         return;
     }
-    if message.data.len() > spec.max_body {
-        let reason = too_large("it", message.data.len(), spec.max_body);
+    if message.size > spec.max_body {
+        let reason = too_large("it", message.size, spec.max_body);
         return spec.sink.dropped(&reason);
     }
     if let Some(reason) = message.malformed {

@@ -76,7 +76,7 @@ impl Task {
         let old = is_older(&message.properties, limit, session.wait.longest(now));
         if old {
             if session.surge.tags.iter().all(|(queue, _)| *queue != index) {
-                self.begin_surge(session, index, message.data.len()).await?;
+                self.begin_surge(session, index, message.size).await?;
             }
             session.surge.until = Some(Instant::now() + CALM);
         } else if session.surge.until.is_some_and(|until| until <= now) {
@@ -102,7 +102,7 @@ impl Task {
         let what = "taking more at once";
         bounded(what, limit, channel.basic_qos(more, BasicQosOptions::default())).await?;
         let queue = short("address", address.as_str())?;
-        let incoming = channel.incoming(&queue, false, limit).await?;
+        let incoming = channel.incoming(self.consumed(&queue, false)).await?;
         session.surge.tags.push((index, incoming.tag()));
         session.surge.until = Some(Instant::now() + CALM);
         let items: BoxStream<'_, _> = stream::unfold(Some(incoming), move |incoming| async move {

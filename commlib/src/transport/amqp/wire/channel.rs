@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::BasicProperties;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::errors::bounded;
 use super::super::properties::name;
 use super::frames::{self, Destination};
-use super::{ChannelState, Deliver, Message, Publisher, Sent, Wire};
+use super::{ChannelState, Consumer, Message, Publisher, Sent, Wire};
 use crate::transport::TransportError;
 
 /// See the [module](self).
@@ -29,6 +30,17 @@ impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Channel").field(&self.state).finish()
     }
+}
+
+/// How a queue is consumed.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Consume<'a> {
+    pub(in super::super) queue: &'a ShortString,
+    pub(in super::super) no_ack: bool,
+    /// Of bodies that are larger, in bytes, only the beginning is kept.
+    pub(in super::super) max_body: usize,
+    /// How long the broker may take to begin.
+    pub(in super::super) limit: Duration,
 }
 
 /// What is no message.
@@ -104,21 +116,7 @@ impl Channel {
         body: &[u8],
         tell: bool,
     ) -> Option<Sent> {
-        let (wire, state) = (&self.wire, &self.state);
-        wire.put(|out| {
-            if out.closed || !self.is_open() {
-                return None;
-            }
-            let frame_max = usize::try_from(wire.frame_max.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
-            frames::publish(&mut out.bytes, state.id, to, properties, body, frame_max);
-            if tell && !state.waits.swap(true, Ordering::Relaxed) {
-                out.waiting.push(Arc::clone(state));
-            }
-            Some(Sent {
-                number: state.published.fetch_add(1, Ordering::Relaxed) + 1,
-                end: out.queued(),
-            })
-        })
+        self.wire.publish(&self.state, to, properties, body, tell)
     }
 
     /// Has the publisher told at the next write.
@@ -129,24 +127,16 @@ impl Channel {
         }
     }
 
-    fn write(&self, write: impl FnOnce(&mut Vec<u8>, u16)) {
-        self.wire.put(|out| {
-            // On a channel that is gone there is nothing to acknowledge: the broker has given the messages to another
-            // consumer.
-            if !out.closed && self.is_open() {
-                write(&mut out.bytes, self.state.id);
-            }
-        });
-    }
-
     /// Acknowledges a delivery, or all up to it.
     pub(in super::super) fn ack(&self, tag: u64, multiple: bool) {
-        self.write(|out, id| frames::ack(out, id, tag, multiple));
+        self.wire
+            .write(&self.state, |out, id| frames::ack(out, id, tag, multiple));
     }
 
     /// Gives a delivery back to its queue.
     pub(in super::super) fn give_back(&self, tag: u64) {
-        self.write(|out, id| frames::give_back(out, id, tag));
+        self.wire
+            .write(&self.state, |out, id| frames::give_back(out, id, tag));
     }
 
     /// Takes one message from a queue, if it has one. An error is that of the channel. Dropping the future loses the message
@@ -154,11 +144,9 @@ impl Channel {
     pub(in super::super) async fn get(&self, queue: &ShortString) -> lapin::Result<Option<Message>> {
         let (answer, answered) = oneshot::channel();
         // Asked and noted under one lock, so that the answers come in this order.
-        self.wire.put(|out| {
-            if !out.closed && self.is_open() {
-                frames::get(&mut out.bytes, self.state.id, queue.as_str());
-                self.state.asked.lock().push_back(answer);
-            }
+        self.wire.write(&self.state, |out, id| {
+            frames::get(out, id, queue.as_str());
+            self.state.asked.lock().push_back(answer);
         });
         answered.await.map_err(|_| self.lost())
     }
@@ -174,19 +162,25 @@ impl Channel {
     /// Consumes a queue; each message goes to `deliver`, on the task of the connection.
     pub(in super::super) async fn consume(
         &self,
-        queue: &ShortString,
-        no_ack: bool,
-        limit: std::time::Duration,
+        Consume {
+            queue,
+            no_ack,
+            max_body,
+            limit,
+        }: Consume<'_>,
         deliver: impl Fn(Message) + Send + Sync + 'static,
     ) -> Result<Consuming, TransportError> {
         let tag = self.wire.tags.fetch_add(1, Ordering::Relaxed);
-        let deliver: Deliver = Arc::new(deliver);
         // The first message may come before the answer.
         let registered = Registered {
             state: Arc::clone(&self.state),
             tag,
         };
-        self.state.consumers.lock().push((tag, deliver));
+        self.state.consumers.lock().push(Consumer {
+            tag,
+            max_body,
+            deliver: Arc::new(deliver),
+        });
         let options = BasicConsumeOptions {
             no_ack,
             ..BasicConsumeOptions::default()
@@ -203,19 +197,14 @@ impl Channel {
     }
 
     /// Consumes a queue; messages wait until they are taken.
-    pub(in super::super) async fn incoming(
-        &self,
-        queue: &ShortString,
-        no_ack: bool,
-        limit: std::time::Duration,
-    ) -> Result<Incoming, TransportError> {
+    pub(in super::super) async fn incoming(&self, consume: Consume<'_>) -> Result<Incoming, TransportError> {
         let (sender, messages) = mpsc::unbounded_channel();
         let deliver = move |message| {
             // Nobody takes it any more: it goes back with the channel.
             let _ = sender.send(message);
         };
         Ok(Incoming {
-            consuming: self.consume(queue, no_ack, limit, deliver).await?,
+            consuming: self.consume(consume, deliver).await?,
             messages,
             end: None,
         })
@@ -231,7 +220,7 @@ struct Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut consumers = self.state.consumers.lock();
-        let at = consumers.iter().position(|(tag, _)| *tag == self.tag);
+        let at = consumers.iter().position(|consumer| consumer.tag == self.tag);
         let consumer = at.map(|at| consumers.swap_remove(at));
         drop(consumers);
         drop(consumer);

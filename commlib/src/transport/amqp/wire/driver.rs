@@ -6,16 +6,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_io::{AsyncRead, AsyncWrite};
 use lapin::BasicProperties;
 use lapin::protocol::AMQPError;
+use tokio::time::Instant;
 
 use super::frames::{self, BODY, Broken, Frame, HEADER, HEARTBEAT, METHOD, method};
 use super::library::LibrarySide;
-use super::{ChannelState, Deliver, Message, Wire, table};
+use super::{ChannelState, Consumer, Message, Wire, table};
 
 /// What is read at once.
 const CHUNK: usize = 64 * 1024;
@@ -23,6 +24,8 @@ const CHUNK: usize = 64 * 1024;
 const KEEP: usize = 1024 * 1024;
 /// Bodies that are larger grow with what comes of them.
 const RESERVED: usize = 1024 * 1024;
+/// What is kept of bodies that are too large: enough to see of which kind they are.
+const BEGINNING: usize = 1024;
 /// Reads in a row before others get their turn.
 const READS: usize = 4;
 /// How often the library is told that the broker speaks, while it speaks to others.
@@ -37,13 +40,15 @@ struct Begun {
     routing_key: String,
     properties: Option<(BasicProperties, Option<&'static str>)>,
     size: usize,
+    /// Of its body.
+    came: usize,
     body: Vec<u8>,
 }
 
 /// Who gets it.
 enum What {
     /// A consumer, if it is still there.
-    Delivery(Option<Deliver>),
+    Delivery(Option<Consumer>),
     Returned,
     /// Whoever asked.
     Got,
@@ -272,13 +277,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         match id {
             method::DELIVER => {
                 let tag = bytes.short()?;
-                let deliver = self.state(frame.channel).and_then(|state| {
+                let consumer = self.state(frame.channel).and_then(|state| {
                     let tag: u64 = std::str::from_utf8(tag).ok()?.parse().ok()?;
                     let consumers = state.consumers.lock();
-                    let (_, deliver) = consumers.iter().find(|(known, _)| *known == tag)?;
-                    Some(Arc::clone(deliver))
+                    consumers.iter().find(|consumer| consumer.tag == tag).cloned()
                 });
-                self.begin(frame.channel, What::Delivery(deliver), &mut bytes)?;
+                self.begin(frame.channel, What::Delivery(consumer), &mut bytes)?;
             }
             method::GET_OK => self.begin(frame.channel, What::Got, &mut bytes)?,
             method::GET_EMPTY => self.answer(frame.channel, None),
@@ -348,19 +352,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             .get_mut(&frame.channel)
             .filter(|begun| begun.properties.is_some())
             .ok_or(UNASKED)?;
-        let came = begun.body.len() + frame.payload.len();
-        if came > begun.size {
+        begun.came += frame.payload.len();
+        if begun.came > begun.size {
             return Err(Broken("a body is longer than it said"));
         }
-        if frame.payload.len() == begun.size {
+        let kept = begun.kept();
+        if frame.payload.len() == begun.size && kept == begun.size {
             self.complete(frame.channel, Bytes::copy_from_slice(frame.payload));
             return Ok(());
         }
         if begun.body.is_empty() {
-            begun.body.reserve_exact(begun.size.min(RESERVED));
+            begun.body.reserve_exact(kept.min(RESERVED));
         }
-        begun.body.extend_from_slice(frame.payload);
-        if came == begun.size {
+        let missing = kept - begun.body.len();
+        let part = &frame.payload[..frame.payload.len().min(missing)];
+        begun.body.extend_from_slice(part);
+        if begun.came == begun.size {
             let body = std::mem::take(&mut begun.body);
             self.complete(frame.channel, body.into());
         }
@@ -379,10 +386,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             routing_key: begun.routing_key,
             properties,
             malformed,
+            size: begun.size,
             data,
         };
         match begun.what {
-            What::Delivery(Some(deliver)) => deliver(message),
+            What::Delivery(Some(consumer)) => (consumer.deliver)(message),
             What::Delivery(None) => {}
             What::Returned => {
                 if let Some(publisher) = self.state(channel).and_then(|state| state.publisher()) {
@@ -404,6 +412,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 }
 
 impl Begun {
+    /// How much of its body is kept, in bytes.
+    fn kept(&self) -> usize {
+        match &self.what {
+            What::Delivery(Some(consumer)) if self.size > consumer.max_body => self.size.min(BEGINNING),
+            What::Delivery(None) => 0,
+            What::Delivery(Some(_)) | What::Returned | What::Got => self.size,
+        }
+    }
+
     fn new(what: What, (delivery_tag, redelivered): (u64, bool), exchange: &[u8], key: &[u8]) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Self {
@@ -414,6 +431,7 @@ impl Begun {
             routing_key: text(key),
             properties: None,
             size: 0,
+            came: 0,
             body: Vec::new(),
         }
     }

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::channel::{Channel, Consuming, Incoming};
+pub(super) use self::channel::{Channel, Consume, Consuming, Incoming};
 pub(super) use self::frames::Destination;
 pub(super) use self::library::runtime;
 
@@ -47,6 +47,9 @@ pub(super) struct Message {
     pub(super) properties: BasicProperties,
     /// Why its properties can't be trusted: then only those are there that could be read.
     pub(super) malformed: Option<&'static str>,
+    /// How large its body is, in bytes.
+    pub(super) size: usize,
+    /// Its body; only the beginning of one that is larger than its consumer takes.
     pub(super) data: Bytes,
 }
 
@@ -72,6 +75,17 @@ pub(super) struct Sent {
 }
 
 type Deliver = Arc<dyn Fn(Message) + Send + Sync>;
+
+/// Who takes the messages of a consumer.
+#[derive(Clone)]
+struct Consumer {
+    /// No other consumer of the connection has it.
+    tag: u64,
+    /// Of bodies that are larger, in bytes, only the beginning is kept.
+    max_body: usize,
+    deliver: Deliver,
+}
+
 type Answer = oneshot::Sender<Option<Message>>;
 
 /// What is known of a channel here.
@@ -88,7 +102,7 @@ pub(super) struct ChannelState {
     /// Whether its publisher is among those that wait for a write. Under the lock of [`Out`].
     waits: AtomicBool,
     publisher: OnceLock<Weak<dyn Publisher>>,
-    consumers: Mutex<Vec<(u64, Deliver)>>,
+    consumers: Mutex<Vec<Consumer>>,
     /// Those who asked for one message, in this order.
     asked: Mutex<std::collections::VecDeque<Answer>>,
 }
@@ -235,6 +249,40 @@ impl Wire {
         result
     }
 
+    /// Writes on a channel, if it is open.
+    fn write<T>(&self, state: &ChannelState, write: impl FnOnce(&mut Vec<u8>, u16) -> T) -> Option<T> {
+        self.put(|out| {
+            // On one that is gone there is nothing to acknowledge, either: the broker has given the messages to another
+            // consumer.
+            let open = !out.closed && state.open.load(Ordering::Relaxed);
+            open.then(|| write(&mut out.bytes, state.id))
+        })
+    }
+
+    fn publish(
+        &self,
+        state: &Arc<ChannelState>,
+        to: Destination<'_>,
+        properties: &BasicProperties,
+        body: &[u8],
+        tell: bool,
+    ) -> Option<Sent> {
+        self.put(|out| {
+            if out.closed || !state.open.load(Ordering::Relaxed) {
+                return None;
+            }
+            let frame_max = usize::try_from(self.frame_max.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+            frames::publish(&mut out.bytes, state.id, to, properties, body, frame_max);
+            if tell && !state.waits.swap(true, Ordering::Relaxed) {
+                out.waiting.push(Arc::clone(state));
+            }
+            Some(Sent {
+                number: state.published.fetch_add(1, Ordering::Relaxed) + 1,
+                end: out.queued(),
+            })
+        })
+    }
+
     /// Nothing is written on a channel any more. What the broker sent before it heard of that may still come.
     fn close_channel(&self, id: u16, _: &mut Out) {
         if let Some(state) = self.channels.lock().get(&id) {
@@ -273,3 +321,6 @@ impl Wire {
         self.ended.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;

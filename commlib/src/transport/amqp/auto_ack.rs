@@ -96,8 +96,12 @@ impl Task {
         };
         // The broker would not give them to another server.
         self.start_waiting(&mut backlog);
+        let status = match end {
+            End::Stopped => stopping(),
+            End::Gone(_) => unavailable("the server has lost its connection and did not start the request"),
+        };
         while let Some((_, message, _)) = backlog.pop() {
-            self.refuse(message, None, &stopping());
+            self.refuse(message, None, &status);
         }
         end
     }
@@ -130,9 +134,9 @@ fn overloaded(concurrency: u32, waiting: usize) -> Status {
 
 /// What a request is told that came while the server stops.
 pub(super) fn stopping() -> Status {
-    Status::new(
-        StatusCode::Unavailable,
-        "the server is shutting down and did not start the request",
-    )
-    .with_execution(Execution::DidNotRun)
+    unavailable("the server is shutting down and did not start the request")
+}
+
+fn unavailable(reason: &str) -> Status {
+    Status::new(StatusCode::Unavailable, reason).with_execution(Execution::DidNotRun)
 }

@@ -28,12 +28,8 @@ use crate::transport::url::Scheme;
 use crate::transport::{BrokerUrl, Tls};
 
 /// Both sides agree on the smaller of this and what the broker wants. Without one the library would reserve buffers
-/// for frames of 4 GiB from a broker that wants none. It reserves room for 32 frames each way, so 8 MiB a connection that
-/// become resident as data goes through them.
-///
-/// A smaller one would spare most of that and be a little faster, and may not be: the properties of a message are one
-/// frame, however large. The broker delivers it to a connection that agreed on less, and the library ends the connection
-/// over it. So whoever may publish to a service could end its connections with headers of 33 KiB.
+/// for frames of 4 GiB from a broker that wants none. It reserves room for 32 frames each way, of which hardly any becomes
+/// resident, as messages don't go through there. Our headers have to fit into one.
 const FRAME_MAX: u32 = 128 * 1024;
 const HEARTBEAT_SECONDS: u16 = 10;
 

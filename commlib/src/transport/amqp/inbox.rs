@@ -12,7 +12,6 @@ use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptio
 use lapin::types::{FieldTable, ShortString};
 
 use super::errors::bounded;
-use super::linger::linger;
 use super::properties::{DIRECT_REPLY_TO, EXCHANGE_OF_REPLIES, name, read_reply};
 use super::random_name;
 use super::routes::Routes;
@@ -42,14 +41,7 @@ impl fmt::Debug for Inbox {
 /// An open inbox.
 pub(super) struct Session {
     pub(super) reply_to: ShortString,
-    channel: Channel,
     consuming: Consuming,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        linger(self.channel.clone());
-    }
 }
 
 /// Resolves when no more replies come, and all that came were told; never without an inbox.
@@ -76,11 +68,7 @@ impl Inbox {
             limit,
         };
         let consuming = channel.consume(consume, tell).await?;
-        Ok(Session {
-            reply_to,
-            channel: channel.clone(),
-            consuming,
-        })
+        Ok(Session { reply_to, consuming })
     }
 
     /// Tells whose reply it is.

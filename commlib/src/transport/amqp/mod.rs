@@ -29,7 +29,6 @@ mod inbox;
 mod kept;
 mod last;
 mod ledger;
-mod linger;
 mod prefetch;
 mod properties;
 mod publisher;

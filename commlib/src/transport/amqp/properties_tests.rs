@@ -1,11 +1,11 @@
 use super::*;
+use crate::envelope::Headers;
 
 /// One that came whole.
 fn read_request(properties: &BasicProperties, body: Bytes, max_body: usize) -> (Taken, Question) {
     let size = body.len();
     super::read_request(properties, body, size, max_body)
 }
-use crate::envelope::Headers;
 
 fn message() -> Envelope {
     let mut headers = Headers::new();

@@ -14,7 +14,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, Unsettled};
 use super::errors::bounded;
-use super::linger::linger;
 use super::properties::{name, short};
 use super::rebuild::Rebuild;
 use super::supervisor::Link;
@@ -203,15 +202,12 @@ pub(super) async fn let_go(
     end: &End,
     limit: Duration,
 ) {
-    let channel = acks.channel().clone();
-    match end {
-        End::Gone(_) => linger(channel),
-        End::Stopped => {
-            cancel(&channel, incoming.tag(), limit).await;
-            while let Ok(message) = incoming.next().await {
-                drop(Unsettled::new(acks, message.delivery_tag));
-            }
-            link.close_channel(channel, acks.settled());
+    if matches!(end, End::Stopped) {
+        let channel = acks.channel().clone();
+        cancel(&channel, incoming.tag(), limit).await;
+        while let Ok(message) = incoming.next().await {
+            drop(Unsettled::new(acks, message.delivery_tag));
         }
+        link.close_channel(channel, acks.settled());
     }
 }

@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::{Acks, Unsettled};
 use super::errors::bounded;
-use super::linger::linger;
 use super::properties::{name, read_topic, short};
 use super::rebuild::Rebuild;
 use super::session::{self, End, Taker};
@@ -187,15 +186,11 @@ impl Taker for Listener {
 impl Listener {
     /// Has a queue of its own emptied.
     async fn listen(&self, channel: Channel, mut consuming: Consuming) -> End {
-        let end = match self.stop.run_until_cancelled(consuming.ended()).await {
-            Some(reason) => End::Gone(reason),
-            None => {
-                session::cancel(&channel, consuming.tag(), self.core.options.operation_timeout).await;
-                End::Stopped
-            }
-        };
-        linger(channel);
-        end
+        if let Some(reason) = self.stop.run_until_cancelled(consuming.ended()).await {
+            return End::Gone(reason);
+        }
+        session::cancel(&channel, consuming.tag(), self.core.options.operation_timeout).await;
+        End::Stopped
     }
 
     /// Takes from the queue of a group, a permit for each.

@@ -23,7 +23,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connector::{KillHandle, Opened, Target};
 use super::errors;
-use super::linger::linger;
 use super::properties::name;
 use super::wire::{Channel, Wire};
 use crate::error::ConnectError;
@@ -121,14 +120,13 @@ impl Link {
         let closing = async move {
             tokio::select! {
                 () = settled.cancelled() => {}
-                () = link.dead() => return linger(channel),
+                () = link.dead() => return,
                 () = link.closing.cancelled() => {
                     let _ = tokio::time::timeout(LAST_SETTLE, settled.cancelled()).await;
                 }
             }
             let _ = tokio::time::timeout(CHANNEL_CLOSE, channel.close(200, name("closed"))).await;
             drop(session);
-            linger(channel);
         };
         tokio::spawn(closing.boxed());
     }

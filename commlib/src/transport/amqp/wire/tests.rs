@@ -1,9 +1,8 @@
 //! A broker of bytes: what comes from it and what goes to it, without the library's thread.
 
 use async_compat::Compat;
-use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::types::{AMQPValue, FieldArray, FieldTable, ShortString};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::frames::{BODY, Frame, HEADER, HEARTBEAT, METHOD, method};
@@ -16,7 +15,7 @@ const TAG: u64 = 3;
 /// Both ends of a connection on which one channel has one consumer.
 struct World {
     wire: Arc<Wire>,
-    library: LibrarySide,
+    library: Compat<LibrarySide>,
     broker: DuplexStream,
     state: Arc<ChannelState>,
     messages: UnboundedReceiver<Message>,
@@ -25,7 +24,8 @@ struct World {
 impl World {
     async fn new() -> Self {
         let (broker, client) = tokio::io::duplex(1024 * 1024);
-        let (wire, mut library) = Wire::over(Compat::new(client));
+        let (wire, library) = Wire::over(Compat::new(client));
+        let mut library = Compat::new(library);
         // The greeting is no frame.
         library.write_all(b"AMQP\x00\x00\x09\x01").await.unwrap();
         let state = Arc::new(ChannelState::new(CHANNEL));
@@ -305,7 +305,7 @@ async fn messages_are_a_sign_of_life_to_the_library() {
     let mut world = World::new().await;
     let mut heard = 0;
     for second in 0..10 {
-        let bytes = delivery(second, &[0, 0], &[b""]);
+        let bytes = delivery(second, &[0, 0], &[b"x"]);
         world.broker.write_all(&bytes).await.unwrap();
         world.messages.recv().await.unwrap();
         tokio::time::advance(std::time::Duration::from_secs(1)).await;

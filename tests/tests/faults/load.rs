@@ -76,6 +76,7 @@ impl Load {
                 continue;
             };
             failed += 1;
+            println!("{told}");
             assert!(runs <= 1, "{told}");
             assert!(*execution != Execution::DidNotRun || runs == 0, "{told}");
             let expected = [

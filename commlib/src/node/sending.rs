@@ -14,6 +14,7 @@ use crate::codec::{self, Codec};
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, check_headers};
+use crate::runtime::pending::Answer;
 use crate::runtime::{id, now_micros};
 use crate::transport::{Accepted, PublishOptions, Published, Request};
 
@@ -86,21 +87,21 @@ impl Node {
         self.inner.inbox.initialized() && self.inner.config.client_middleware.is_empty()
     }
 
-    pub(crate) fn take_reply(&self, mut reply: Envelope) -> Outcome {
+    pub(crate) fn take_reply(&self, mut reply: Answer) -> Outcome {
         // Whatever is wrong with it, it is there, so the method ran.
         self.inner
             .config
-            .unpack(&mut reply)
+            .unpack(&mut reply.data, reply.content_encoding.take())
             .map_err(|status| status.with_execution(Execution::Failed))?;
         let depth = self.inner.config.limits.depth;
-        let codec = Codec::of(reply.meta.content_type.as_deref()).and_then(|codec| {
-            let body = match &reply.meta.error {
+        let codec = Codec::of(reply.content_type.as_deref()).and_then(|codec| {
+            let body = match &reply.error {
                 Some(error) => &error.details,
                 None => &reply.data,
             };
             codec::check_depth(codec, body, depth).map(|()| codec)
         });
-        match reply.meta.error {
+        match reply.error {
             Some(error) if error.code != APPLICATION => Err(error.into_status(codec.ok()).into()),
             Some(error) => Err(match codec {
                 Ok(codec) => Failure::App(AppFailure::new(error.message, codec, error.details)),

@@ -203,7 +203,7 @@ pub(super) struct Unsettled {
 impl Unsettled {
     fn send_answer(&mut self) {
         if let (Some(route), Some(answer)) = (self.route.take(), self.answer.take()) {
-            kept::answer(&self.shared.handle, &route, answer);
+            kept::answer(&self.shared.handle, route, answer);
         }
     }
 }

@@ -33,6 +33,7 @@ mod stream;
 mod stream_claims;
 mod stream_entry;
 mod stream_held;
+mod stream_id;
 mod stream_letters;
 mod stream_member;
 mod stream_scripts;

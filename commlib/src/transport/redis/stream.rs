@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -16,6 +15,7 @@ use tokio::time::Instant;
 use super::handle::Handle;
 use super::jobs::Job;
 use super::resp::{self, Value};
+use super::stream_id::EntryId;
 use super::{RedisTransport, fault};
 use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;
@@ -208,7 +208,7 @@ impl Trimming {
 /// An entry that a group is done with. Twice does no harm, so it is written until the broker has heard it.
 pub(super) struct Ack {
     pub(super) place: Arc<Place>,
-    pub(super) id: Bytes,
+    pub(super) id: EntryId,
 }
 
 impl Ack {
@@ -225,7 +225,7 @@ pub(super) fn write_acks(acks: &[Ack], out: &mut Vec<u8>) {
     resp::word(out, first.place.stream.as_bytes());
     resp::word(out, first.place.group.as_bytes());
     for ack in acks {
-        resp::word(out, &ack.id);
+        ack.id.write(out);
     }
 }
 

@@ -298,6 +298,9 @@ impl Pattern {
     /// Whether an address falls under the pattern. Text outside the address grammar is compared level by level too.
     #[must_use]
     pub fn matches(&self, address: &str) -> bool {
+        if self.as_str() == address {
+            return true;
+        }
         let mut levels = address.split('.');
         for wanted in self.as_str().split('.') {
             match (wanted, levels.next()) {
@@ -313,6 +316,12 @@ impl Pattern {
 }
 
 impl Template {
+    /// The address, if no level of it is left open.
+    pub(crate) fn literal(&self) -> Option<Address> {
+        // A template without braces is an address: the rest of the grammar is the same.
+        (!self.as_str().contains('{')).then(|| Address(self.0.clone()))
+    }
+
     /// The names in braces, from left to right.
     pub fn captures(&self) -> impl Iterator<Item = &str> {
         self.as_str().split('.').filter_map(capture_name)
@@ -324,8 +333,11 @@ impl Template {
     /// When a level is outside the grammar, or the whole is too long.
     pub fn fill<L: AsRef<str>>(&self, levels: &[L]) -> Result<Address, AddressError> {
         if levels.is_empty() {
-            check(self.as_str(), Form::Address)?;
-            return Ok(Address(self.0.clone()));
+            return match self.literal() {
+                Some(address) => Ok(address),
+                // The braces are what is wrong with it.
+                None => Address::new(self.as_str()),
+            };
         }
         if let Some(level) = levels.iter().find(|level| level.as_ref().contains('.')) {
             return Err(AddressError::BadCharacter(level.as_ref().find('.').unwrap_or(0)));
@@ -354,6 +366,9 @@ impl Template {
     /// The levels of an address that stand where the captures are, or `None` when it does not fit the template.
     #[must_use]
     pub fn extract(&self, address: &str) -> Option<Vec<String>> {
+        if !self.as_str().contains('{') {
+            return (self.as_str() == address).then(Vec::new);
+        }
         let mut captured = Vec::new();
         let mut levels = address.split('.');
         for wanted in self.as_str().split('.') {

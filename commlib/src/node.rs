@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -101,22 +102,26 @@ impl Config {
             let text = format!("the id of the message has {id} bytes, it may have {ID}");
             return Err(Status::new(StatusCode::InvalidArgument, text));
         }
-        let compression = self.unpack(message)?;
+        let compression = self.unpack(&mut message.data, message.meta.content_encoding.take())?;
         codec::check_depth(codec, &message.data, self.limits.depth)
             .map_err(|reason| Status::new(StatusCode::InvalidArgument, reason))?;
         Ok(compression)
     }
 
-    /// Unpacks the body of a message.
+    /// Unpacks the body of a message, which is left as it is where it can't be.
     ///
     /// # Errors
     /// Why it can't be.
-    pub(crate) fn unpack(&self, message: &mut Envelope) -> Result<Option<Compression>, Status> {
-        let Some(encoding) = message.meta.content_encoding.take() else {
+    pub(crate) fn unpack(
+        &self,
+        body: &mut Bytes,
+        encoding: Option<String>,
+    ) -> Result<Option<Compression>, Status> {
+        let Some(encoding) = encoding else {
             return Ok(None);
         };
-        let (compression, data) = compression::inflate(&encoding, &message.data, &self.limits)?;
-        message.data = data;
+        let (compression, unpacked) = compression::inflate(&encoding, body, &self.limits)?;
+        *body = unpacked;
         Ok(Some(compression))
     }
 }

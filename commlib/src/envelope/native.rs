@@ -18,6 +18,10 @@ use super::{Dialect, Encoded, Envelope, Headers, JSON, Malformed, Meta, WireErro
 use crate::codec::json::plain_len;
 use crate::error::Execution;
 
+/// What every envelope of JSON says of its body.
+const PROPERTIES: &[u8; 74] =
+    b"\"properties\":{\"content_type\":\"application/json\",\"content_encoding\":\"utf8\"}";
+
 /// Writes an envelope. `reply_to` takes the place of [`Meta::reply_to`].
 #[must_use]
 pub fn encode(message: &Envelope, reply_to: Option<&str>) -> Vec<u8> {
@@ -44,23 +48,23 @@ fn write(message: &Envelope, reply_to: Option<&str>, apart: bool) -> Encoded {
         encoded.put(&message.data, apart);
     }
     let out = &mut encoded.bytes;
-    out.extend_from_slice(b",\"meta\":{\"properties\":{\"content_type\":");
-    string(out, JSON);
-    out.extend_from_slice(b",\"content_encoding\":\"utf8\"}");
+    out.extend_from_slice(b",\"meta\":{");
+    out.extend_from_slice(PROPERTIES);
     if let Some(timestamp) = meta.timestamp {
-        number(out, "timestamp", timestamp);
+        number(out, b",\"timestamp\":", timestamp);
     }
     if let Some(timeout) = meta.timeout_ms {
-        number(out, "timeout_ms", timeout);
+        number(out, b",\"timeout_ms\":", timeout);
     }
-    for (name, value) in [
-        ("id", meta.id.as_deref()),
-        ("correlation_id", meta.correlation_id.as_deref()),
-        ("reply_to", reply_to.or(meta.reply_to.as_deref())),
-    ] {
-        if let Some(value) = value {
-            key(out, name);
-            string(out, value);
+    let texts: [(&[u8], Option<&str>); 3] = [
+        (b",\"id\":", meta.id.as_deref()),
+        (b",\"correlation_id\":", meta.correlation_id.as_deref()),
+        (b",\"reply_to\":", reply_to.or(meta.reply_to.as_deref())),
+    ];
+    for (key, text) in texts {
+        if let Some(text) = text {
+            out.extend_from_slice(key);
+            string(out, text);
         }
     }
     if !meta.headers.is_empty() {
@@ -107,8 +111,8 @@ fn key(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(b"\":");
 }
 
-fn number(out: &mut Vec<u8>, name: &str, value: u64) {
-    key(out, name);
+fn number(out: &mut Vec<u8>, key: &[u8], value: u64) {
+    out.extend_from_slice(key);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
@@ -159,7 +163,8 @@ pub(crate) fn in_any_form(bytes: &Bytes) -> Result<(Envelope, Dialect), Malforme
 /// # Errors
 /// As [`decode`].
 pub fn decode_reply(bytes: &Bytes) -> Result<(Option<Cow<'_, str>>, Envelope), Malformed> {
-    if let Some((data, mut meta)) = usual_parts(bytes) {
+    let mut meta = WireMeta::default();
+    if let Some(data) = usual_parts(bytes, &mut meta) {
         let id = meta.correlation_id.take();
         return Ok((id, envelope(bytes, Some(data), meta)));
     }
@@ -205,12 +210,13 @@ pub(crate) fn topic_in_any_form(bytes: &Bytes) -> Result<Envelope, Malformed> {
 
 /// Reads an envelope in the form that is written here.
 pub(crate) fn usual(bytes: &Bytes) -> Option<Envelope> {
-    let (data, meta) = usual_parts(bytes)?;
+    let mut meta = WireMeta::default();
+    let data = usual_parts(bytes, &mut meta)?;
     Some(envelope(bytes, Some(data), meta))
 }
 
-fn usual_parts(bytes: &Bytes) -> Option<(&str, WireMeta<'_>)> {
-    scan::envelope(std::str::from_utf8(bytes).ok()?)
+fn usual_parts<'a>(bytes: &'a Bytes, meta: &mut WireMeta<'a>) -> Option<&'a str> {
+    scan::envelope(std::str::from_utf8(bytes).ok()?, meta)
 }
 
 fn envelope(bytes: &Bytes, data: Option<&str>, meta: WireMeta<'_>) -> Envelope {
@@ -349,8 +355,9 @@ struct WireMeta<'a> {
     properties: Option<WireProperties<'a>>,
     #[serde(default)]
     headers: Headers,
+    /// In a box, as nearly all messages have none, and all are moved.
     #[serde(borrow)]
-    error: Option<WireErrorObject<'a>>,
+    error: Option<Box<WireErrorObject<'a>>>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -382,7 +389,7 @@ struct PyHeader<'a> {
     #[serde(borrow)]
     timestamp: Option<&'a RawValue>,
     #[serde(borrow)]
-    error: Option<WireErrorObject<'a>>,
+    error: Option<Box<WireErrorObject<'a>>>,
 }
 
 impl<'a> From<PyHeader<'a>> for WireMeta<'a> {

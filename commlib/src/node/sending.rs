@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::flight::{InFlight, Stopped, Watched};
@@ -14,8 +15,9 @@ use crate::codec::{self, Codec};
 use crate::envelope::{APPLICATION, Dialect, Envelope, Meta, WireError};
 use crate::error::{AppFailure, Execution, Failure, LocalError, Status, StatusCode};
 use crate::middleware::{End, Invocation, Kind, Next, Outcome, Reply, check_headers};
+use crate::runtime::pending::Answer;
 use crate::runtime::{id, now_micros};
-use crate::transport::{Accepted, PublishOptions, Published, Request};
+use crate::transport::{Accepted, PublishOptions, Published, Request, TransportError};
 
 impl Node {
     /// What is sent of an invocation, compressed if that is wanted.
@@ -86,21 +88,21 @@ impl Node {
         self.inner.inbox.initialized() && self.inner.config.client_middleware.is_empty()
     }
 
-    pub(crate) fn take_reply(&self, mut reply: Envelope) -> Outcome {
+    pub(crate) fn take_reply(&self, mut reply: Answer) -> Outcome {
         // Whatever is wrong with it, it is there, so the method ran.
         self.inner
             .config
-            .unpack(&mut reply)
+            .unpack(&mut reply.data, reply.content_encoding.take())
             .map_err(|status| status.with_execution(Execution::Failed))?;
         let depth = self.inner.config.limits.depth;
-        let codec = Codec::of(reply.meta.content_type.as_deref()).and_then(|codec| {
-            let body = match &reply.meta.error {
+        let codec = Codec::of(reply.content_type.as_deref()).and_then(|codec| {
+            let body = match &reply.error {
                 Some(error) => &error.details,
                 None => &reply.data,
             };
             codec::check_depth(codec, body, depth).map(|()| codec)
         });
-        match reply.meta.error {
+        match reply.error {
             Some(error) if error.code != APPLICATION => Err(error.into_status(codec.ok()).into()),
             Some(error) => Err(match codec {
                 Ok(codec) => Failure::App(AppFailure::new(error.message, codec, error.details)),
@@ -140,9 +142,7 @@ impl Node {
         let deadline = invocation.deadline;
         match self.publish_now(invocation, options)? {
             Begun::Accepted(accepted) => Ok(Reply::accepted(accepted)),
-            Begun::Waits(address, message) => {
-                self.publish_waiting(&address, &message, options, deadline).await
-            }
+            Begun::Waits(mut waiting) => self.publish_waiting(&mut waiting, options, deadline).await,
         }
     }
 
@@ -159,22 +159,42 @@ impl Node {
         match self.inner.transport.publish_now(&address, message, options) {
             Published::Done(Ok(accepted)) => Ok(Begun::Accepted(accepted)),
             Published::Done(Err(error)) => Err(Status::from(error).into()),
-            Published::Waits(message) => Ok(Begun::Waits(address, message)),
+            Published::Sent(outcome, message) => Ok(Begun::Waits(Waiting {
+                address,
+                message,
+                outcome: Some(outcome),
+            })),
+            Published::Waits(message) => Ok(Begun::Waits(Waiting {
+                address,
+                message,
+                outcome: None,
+            })),
         }
     }
 
     /// Publishes what waits, for a reader to catch up, for the broker's word or for a connection.
     pub(crate) async fn publish_waiting(
         &self,
-        address: &Address,
-        message: &Envelope,
+        waiting: &mut Waiting,
         options: &PublishOptions,
         deadline: Instant,
     ) -> Outcome {
+        let Waiting {
+            address,
+            message,
+            outcome,
+        } = waiting;
+        let (address, message) = (&*address, &*message);
         let accepted = self
             .when_connected(deadline, || {
-                let (address, message, options) = (address.clone(), message.clone(), options.clone());
-                self.inner.transport.publish(address, message, options)
+                let outcome = outcome.take();
+                async move {
+                    if let Some(outcome) = outcome {
+                        return outcome.await.unwrap_or_else(|_| Err(TransportError::closed()));
+                    }
+                    let (address, message, options) = (address.clone(), message.clone(), options.clone());
+                    self.inner.transport.publish(address, message, options).await
+                }
             })
             .await?;
         Ok(Reply::accepted(accepted))
@@ -218,10 +238,22 @@ impl Node {
 }
 
 /// What came of publishing at once.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "what waits goes into the box of the future that waits for it, and the other is not kept in this form"
+)]
 pub(crate) enum Begun {
     Accepted(Accepted),
-    /// It can't be done at once.
-    Waits(Address, Envelope),
+    /// There is something to wait for.
+    Waits(Waiting),
+}
+
+/// A message that is not published yet.
+pub(crate) struct Waiting {
+    address: Address,
+    message: Envelope,
+    /// Of one that was sent, how that ended. It is sent again if it certainly did not leave.
+    outcome: Option<oneshot::Receiver<Result<Accepted, TransportError>>>,
 }
 
 /// Where cancellations of a method's service are published: the method's address without its last level.

@@ -55,7 +55,7 @@ impl Once {
         loop {
             match node.transport().claim(claim.clone()).await {
                 Ok(Claimed::Granted) => break,
-                Ok(Claimed::Answered(answer)) => return node.take_reply(*answer),
+                Ok(Claimed::Answered(answer)) => return node.take_reply((*answer).into()),
                 Ok(Claimed::OtherBody) => {
                     let text = "the idempotency key is that of another request, which had another body; use a new key for what is new";
                     return Err(Status::new(StatusCode::InvalidArgument, text).into());

@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use slab::Slab;
@@ -19,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::id::CallId;
-use crate::envelope::{Envelope, Malformed};
+use crate::envelope::{Envelope, Malformed, WireError};
 use crate::transport::{ReplySink, TransportError};
 
 /// How often the deadlines are looked at.
@@ -32,9 +33,29 @@ const IDLE_SWEEPS: u32 = 20;
 /// How a call in flight ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Reply(Envelope),
+    Reply(Answer),
     Malformed(Malformed),
     Failed(TransportError),
+}
+
+/// What a caller needs of a reply: half of a message, as each is moved several times on its way.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) data: Bytes,
+    pub(crate) content_type: Option<String>,
+    pub(crate) content_encoding: Option<String>,
+    pub(crate) error: Option<Box<WireError>>,
+}
+
+impl From<Envelope> for Answer {
+    fn from(reply: Envelope) -> Self {
+        Self {
+            data: reply.data,
+            content_type: reply.meta.content_type,
+            content_encoding: reply.meta.content_encoding,
+            error: reply.meta.error,
+        }
+    }
 }
 
 /// What a call in flight learns when it looks.
@@ -300,7 +321,7 @@ impl Drop for Watching {
 
 impl ReplySink for Pending {
     fn reply(&self, id: &str, reply: Envelope) {
-        self.complete(id, Outcome::Reply(reply));
+        self.complete(id, Outcome::Reply(reply.into()));
     }
 
     fn malformed(&self, id: &str, error: Malformed) {
@@ -339,8 +360,6 @@ impl PendingCall {
 #[cfg(test)]
 mod tests {
     use std::task::Poll;
-
-    use bytes::Bytes;
 
     use super::*;
     use crate::transport::TransportErrorKind;

@@ -6,7 +6,6 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::subscription::below_namespace;
-use crate::envelope::Envelope;
 use crate::error::NodeError;
 use crate::node::Node;
 use crate::transport::{DeadLetter, Disposal};
@@ -60,13 +59,7 @@ impl DeadLetters {
             .await?;
         let config = self.node.config();
         for letter in &mut letters {
-            let mut message = Envelope {
-                data: letter.body.clone(),
-                ..Envelope::default()
-            };
-            message.meta.content_encoding.clone_from(&letter.content_encoding);
-            if let Ok(Some(_)) = config.unpack(&mut message) {
-                letter.body = message.data;
+            if let Ok(Some(_)) = config.unpack(&mut letter.body, letter.content_encoding.clone()) {
                 letter.content_encoding = None;
             }
         }

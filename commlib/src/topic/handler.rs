@@ -5,12 +5,15 @@ use std::future::{IntoFuture, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
+use tokio::task::consume_budget;
 use tokio::time::Instant;
+use tokio_util::sync::ReusableBoxFuture;
 use tracing::Instrument;
 
 use super::buffer::{Buffer, Item, Reader};
@@ -263,10 +266,16 @@ struct Worker {
 /// Handles the messages of one topic, in order when the concurrency is 1.
 async fn work(worker: Arc<Worker>, mut reader: Reader, concurrency: usize) {
     let permits = Arc::new(Semaphore::new(concurrency));
+    // Of the last message, if its handler was done at once: the place, and the memory of its future.
+    let (mut free, mut memory) = (None, None::<ReusableBoxFuture<'static, ()>>);
     loop {
         // First a place to handle it in, then the message: what waits stays in the bounded buffer.
-        let Ok(place) = Arc::clone(&permits).acquire_owned().await else {
-            return;
+        let place = match free.take() {
+            Some(place) => place,
+            None => match Arc::clone(&permits).acquire_owned().await {
+                Ok(place) => place,
+                Err(_) => return,
+            },
         };
         let message = match reader.next().await {
             Some(Item::Message(message)) => message,
@@ -282,12 +291,25 @@ async fn work(worker: Arc<Worker>, mut reader: Reader, concurrency: usize) {
         };
         if concurrency == 1 {
             // The next one waits for this one anyway.
-            worker.handle(message).await;
+            worker.handle(message, Instant::now()).await;
             continue;
         }
-        let mut handling = Arc::clone(&worker).paced(message).boxed();
+        let handling = Arc::clone(&worker).paced(message);
+        let mut handling = match memory.take() {
+            Some(mut memory) => {
+                memory.set(handling);
+                memory
+            }
+            None => ReusableBoxFuture::new(handling),
+        };
         // A task only for what waits for something.
-        if !worker.pace.is_quick(Waiter::Connection) || (&mut handling).now_or_never().is_none() {
+        if worker.pace.is_quick(Waiter::Connection)
+            && handling.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        {
+            (free, memory) = (Some(place), Some(handling));
+            // Where the next message is there already, nothing else lets others run.
+            consume_budget().await;
+        } else {
             worker.serving.tasks.spawn(async move {
                 handling.await;
                 drop(place);
@@ -299,8 +321,9 @@ async fn work(worker: Arc<Worker>, mut reader: Reader, concurrency: usize) {
 impl Worker {
     /// Handles a message, and notes whether that was done at once.
     async fn paced(self: Arc<Self>, received: TopicMessage) {
-        let mut begun = Some(Instant::now());
-        let mut handling = pin!(self.handle(received));
+        let now = Instant::now();
+        let mut begun = Some(now);
+        let mut handling = pin!(self.handle(received, now));
         poll_fn(|cx| {
             let polled = handling.as_mut().poll(cx);
             match begun.take() {
@@ -313,7 +336,7 @@ impl Worker {
         .await;
     }
 
-    async fn handle(&self, received: TopicMessage) {
+    async fn handle(&self, received: TopicMessage, now: Instant) {
         let TopicMessage {
             address,
             mut message,
@@ -324,8 +347,10 @@ impl Worker {
         if attempt > self.retries.attempts {
             return self.settle(tracked, Verdict::Dead(too_often(attempt - 1)));
         }
-        let (Some(levels), Ok(topic)) = (self.topic.template.extract(&address), Address::new(&address))
-        else {
+        let template = &self.topic.template;
+        let literal = template.literal().filter(|literal| literal.as_str() == address);
+        let topic = literal.map_or_else(|| Address::new(&address), Ok);
+        let (Some(levels), Ok(topic)) = (template.extract(&address), topic) else {
             tracing::warn!(topic = %self.topic.template, "ignored a message whose address is outside the grammar");
             return self.settle(
                 tracked,
@@ -349,7 +374,7 @@ impl Worker {
             span.record("trace_id", trace.trace_id());
         }
         // A message has no deadline; its handler's calls have their own.
-        let deadline = Instant::now() + self.node.config().call_timeout;
+        let deadline = now + self.node.config().call_timeout;
         let invocation = Invocation::new(
             Kind::Publish,
             topic,
@@ -363,12 +388,19 @@ impl Worker {
             timestamp: message.meta.timestamp,
             attempt,
         };
-        let chain = Next::new(&self.node.config().server_middleware, &end).run(invocation);
+        let chain = &self.node.config().server_middleware;
+        let handled = async {
+            if chain.is_empty() {
+                end.handle(invocation).await
+            } else {
+                Next::new(chain, &end).run(invocation).await
+            }
+        };
         let work = Scope {
             deadline: None,
             trace,
         }
-        .enter(AssertUnwindSafe(chain).catch_unwind())
+        .enter(AssertUnwindSafe(handled).catch_unwind())
         .instrument(span);
         let outcome = tokio::select! {
             biased;
@@ -433,26 +465,29 @@ struct Handling<'a> {
     attempt: u32,
 }
 
+impl Handling<'_> {
+    async fn handle(&self, invocation: Invocation) -> Outcome {
+        let context = MessageContext {
+            node: self.worker.node.clone(),
+            topic: invocation.address,
+            headers: invocation.headers,
+            timestamp: self.timestamp,
+            attempt: self.attempt,
+            codec: invocation.codec,
+        };
+        let name = self.worker.topic.name;
+        let handled: Result<(), Failure> = self
+            .worker
+            .service
+            .handle(name, &context, &self.levels, &invocation.body)
+            .await;
+        handled.map(|()| Reply::default())
+    }
+}
+
 impl End for Handling<'_> {
     fn run(&self, invocation: Invocation) -> BoxFuture<'_, Outcome> {
-        async move {
-            let context = MessageContext {
-                node: self.worker.node.clone(),
-                topic: invocation.address,
-                headers: invocation.headers,
-                timestamp: self.timestamp,
-                attempt: self.attempt,
-                codec: invocation.codec,
-            };
-            let name = self.worker.topic.name;
-            let handled: Result<(), Failure> = self
-                .worker
-                .service
-                .handle(name, &context, &self.levels, &invocation.body)
-                .await;
-            handled.map(|()| Reply::default())
-        }
-        .boxed()
+        self.handle(invocation).boxed()
     }
 }
 

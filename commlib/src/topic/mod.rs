@@ -46,6 +46,9 @@ pub struct TopicDescriptor {
 impl TopicDescriptor {
     /// The pattern of the topic with every capture open.
     fn any_level(&self) -> Result<Pattern, NodeError> {
+        if let Some(address) = self.template.literal() {
+            return Ok(address.into());
+        }
         let open: Vec<Option<&str>> = self.template.captures().map(|_| None).collect();
         self.template.pattern(&open).map_err(|error| NodeError::Address {
             text: self.template.to_string(),

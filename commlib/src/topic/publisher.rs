@@ -144,8 +144,8 @@ impl Publish {
         let published = span.in_scope(|| node.publish_now(invocation, &options));
         Ok(match published.map_err(crate::rpc::without_app)? {
             Begun::Accepted(accepted) => Ok(accepted),
-            Begun::Waits(address, message) => {
-                let run = async move { node.publish_waiting(&address, &message, &options, deadline).await };
+            Begun::Waits(mut waiting) => {
+                let run = async move { node.publish_waiting(&mut waiting, &options, deadline).await };
                 Err(run.instrument(span).boxed())
             }
         })

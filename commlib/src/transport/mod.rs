@@ -60,7 +60,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::address::{Address, Pattern};
 use crate::envelope::{Envelope, Malformed};
@@ -118,7 +118,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>>;
 
-    /// Publishes at once, where nothing has to be waited for: a connection, a broker's word, a reader.
+    /// Publishes at once, where nothing has to be waited for before that: a connection, a reader.
     fn publish_now(&self, address: &Address, message: Envelope, options: &PublishOptions) -> Published {
         let _ = (address, options);
         Published::Waits(message)
@@ -245,9 +245,13 @@ pub struct Accepted {
 
 /// What came of [`Transport::publish_now`].
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Published {
     /// What [`Transport::publish`] would have returned.
     Done(Result<Accepted, TransportError>),
+    /// It was sent, and the broker's word is awaited, which is what [`Transport::publish`] would have returned. The message
+    /// comes back for the case that it never left.
+    Sent(oneshot::Receiver<Result<Accepted, TransportError>>, Envelope),
     /// There is something to wait for: `publish` is needed.
     Waits(Envelope),
 }

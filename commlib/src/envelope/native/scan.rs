@@ -5,15 +5,16 @@
 
 use std::borrow::Cow;
 
-use super::WireMeta;
+use super::{PROPERTIES, WireMeta};
 use crate::codec::json::plain_len;
-use crate::envelope::{Headers, JSON};
+use crate::envelope::Headers;
 
 /// Deeper values are left to the other parser.
 const MAX_DEPTH: u32 = 100;
 
-/// The data and the meta of an envelope in the usual form.
-pub(super) fn envelope(text: &str) -> Option<(&str, WireMeta<'_>)> {
+/// The data of an envelope in the usual form; its meta is put where the caller has it, as it is too large to be handed on.
+/// Of another form it may be there in part.
+pub(super) fn envelope<'a>(text: &'a str, meta: &mut WireMeta<'a>) -> Option<&'a str> {
     let mut scan = Scan {
         text,
         bytes: text.as_bytes(),
@@ -25,9 +26,9 @@ pub(super) fn envelope(text: &str) -> Option<(&str, WireMeta<'_>)> {
     scan.value()?;
     let data = text.get(begin..scan.at)?;
     scan.expect(b",\"meta\":{")?;
-    let meta = scan.meta()?;
+    scan.meta(meta)?;
     scan.expect(b"}")?;
-    (scan.at == text.len()).then_some((data, meta))
+    (scan.at == text.len()).then_some(data)
 }
 
 /// A place in a text.
@@ -48,54 +49,51 @@ impl<'a> Scan<'a> {
         Some(byte)
     }
 
-    fn expect(&mut self, what: &[u8]) -> Option<()> {
-        self.bytes
-            .get(self.at..)?
-            .starts_with(what)
-            .then(|| self.at += what.len())
+    /// Passes over what must stand here. Its length is known where this is called, so that it is compared in place.
+    #[inline]
+    fn expect<const N: usize>(&mut self, what: &[u8; N]) -> Option<()> {
+        self.skip(what).then_some(())
     }
 
-    /// The members of a meta, up to its end.
-    fn meta(&mut self) -> Option<WireMeta<'a>> {
-        let mut meta = WireMeta::default();
+    /// Passes over what may stand here; whether it did.
+    #[inline]
+    fn skip<const N: usize>(&mut self, what: &[u8; N]) -> bool {
+        let found = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) == Some(what);
+        if found {
+            self.at += N;
+        }
+        found
+    }
+
+    /// The members of a meta, up to its end. They are looked for in the order in which they are written.
+    fn meta(&mut self, meta: &mut WireMeta<'a>) -> Option<()> {
         let mut seen = 0_u8;
-        if self.expect(b"}").is_some() {
-            return Some(meta);
+        if self.skip(b"}") {
+            return Some(());
         }
         loop {
-            let member = match self.plain_string()? {
-                "properties" => {
-                    self.expect(b":{\"content_type\":\"")?;
-                    self.expect(JSON.as_bytes())?;
-                    self.expect(b"\",\"content_encoding\":\"utf8\"}")?;
-                    1
-                }
-                "timestamp" => {
-                    meta.timestamp = Some(self.member_number()?);
-                    2
-                }
-                "timeout_ms" => {
-                    meta.timeout_ms = Some(self.member_number()?);
-                    4
-                }
-                "id" => {
-                    meta.id = Some(self.member_string()?);
-                    8
-                }
-                "correlation_id" => {
-                    meta.correlation_id = Some(self.member_string()?);
-                    16
-                }
-                "reply_to" => {
-                    meta.reply_to = Some(self.member_string()?);
-                    32
-                }
-                "headers" => {
-                    self.expect(b":{")?;
-                    meta.headers = self.headers()?;
-                    64
-                }
-                _ => return None,
+            let member = if self.skip(PROPERTIES) {
+                1
+            } else if self.skip(b"\"timestamp\":") {
+                meta.timestamp = Some(self.member_number()?);
+                2
+            } else if self.skip(b"\"timeout_ms\":") {
+                meta.timeout_ms = Some(self.member_number()?);
+                4
+            } else if self.skip(b"\"id\":") {
+                meta.id = Some(self.member_string()?);
+                8
+            } else if self.skip(b"\"correlation_id\":") {
+                meta.correlation_id = Some(self.member_string()?);
+                16
+            } else if self.skip(b"\"reply_to\":") {
+                meta.reply_to = Some(self.member_string()?);
+                32
+            } else if self.skip(b"\"headers\":{") {
+                meta.headers = self.headers()?;
+                64
+            } else {
+                return None;
             };
             if seen & member != 0 {
                 return None;
@@ -103,7 +101,7 @@ impl<'a> Scan<'a> {
             seen |= member;
             match self.next()? {
                 b',' => {}
-                b'}' => return Some(meta),
+                b'}' => return Some(()),
                 _ => return None,
             }
         }
@@ -124,28 +122,34 @@ impl<'a> Scan<'a> {
     }
 
     fn member_string(&mut self) -> Option<Cow<'a, str>> {
-        self.expect(b":")?;
         self.plain_string().map(Cow::Borrowed)
     }
 
+    /// A number that is neither negative nor broken, if it fits.
     fn member_number(&mut self) -> Option<u64> {
-        self.expect(b":")?;
         let begin = self.at;
-        self.digits()?;
-        let digits = self.text.get(begin..self.at)?;
-        if digits.len() > 1 && digits.starts_with('0') {
-            return None;
+        let mut number = 0_u64;
+        while let Some(digit) = self
+            .peek()
+            .map(|byte| byte.wrapping_sub(b'0'))
+            .filter(|digit| *digit <= 9)
+        {
+            number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+            self.at += 1;
         }
-        digits.parse().ok()
+        let leading_zero = self.at - begin > 1 && self.bytes.get(begin) == Some(&b'0');
+        (self.at > begin && !leading_zero).then_some(number)
     }
 
     /// What is in a string without escapes.
+    #[inline]
     fn plain_string(&mut self) -> Option<&'a str> {
-        let begin = self.at + 1;
-        if self.string()? {
-            return None;
-        }
-        self.text.get(begin..self.at - 1)
+        self.expect(b"\"")?;
+        let begin = self.at;
+        self.at += plain_len(self.bytes.get(begin..)?);
+        let text = self.text.get(begin..self.at)?;
+        self.expect(b"\"")?;
+        Some(text)
     }
 
     /// Passes over a string; whether it has escapes.
@@ -182,11 +186,11 @@ impl<'a> Scan<'a> {
     }
 
     fn number(&mut self) -> Option<()> {
-        let _ = self.expect(b"-");
-        if self.expect(b"0").is_none() {
+        self.skip(b"-");
+        if !self.skip(b"0") {
             self.digits()?;
         }
-        if self.expect(b".").is_some() {
+        if self.skip(b".") {
             self.digits()?;
         }
         if matches!(self.peek(), Some(b'e' | b'E')) {
@@ -288,7 +292,8 @@ mod tests {
     }
 
     fn short_way(text: &str) -> Option<(String, String)> {
-        let (data, meta) = envelope(text)?;
+        let mut meta = WireMeta::default();
+        let data = envelope(text, &mut meta)?;
         Some((data.to_owned(), shown(&meta)))
     }
 
@@ -312,7 +317,8 @@ mod tests {
         };
         message.meta.headers.insert("a", "b");
         let wire = String::from_utf8(encode(&message, Some("list"))).unwrap();
-        let (data, meta) = envelope(&wire).unwrap();
+        let mut meta = WireMeta::default();
+        let data = envelope(&wire, &mut meta).unwrap();
         assert_eq!(data.as_bytes(), message.data);
         assert_eq!(meta.reply_to.as_deref(), Some("list"));
         message.meta.reply_to = Some("list".into());

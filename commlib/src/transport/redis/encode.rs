@@ -72,8 +72,7 @@ impl Encoder<'_> {
                 }
                 Job::Ack(ack) => acks.add(ack, 0),
                 Job::Publish { channel, body, done } => {
-                    resp::begin(self.out, 3);
-                    resp::word(self.out, b"PUBLISH");
+                    self.out.extend_from_slice(b"*3\r\n$7\r\nPUBLISH\r\n");
                     resp::word(self.out, channel.as_str().as_bytes());
                     words::word(self.out, &body);
                     fly(Load::Publish { channel, done }, self.out.len(), 1);

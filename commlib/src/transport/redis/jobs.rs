@@ -290,7 +290,7 @@ impl Job {
             Self::Ask(ask) => ask.command.len(),
             Self::Call(call) => call.keys.len() * 64 + call.arguments.iter().map(Bytes::len).sum::<usize>(),
             Self::Append(append) => append.item.len(),
-            Self::Ack(ack) => ack.id.len(),
+            Self::Ack(_) => 32,
         }
     }
 

@@ -141,9 +141,9 @@ fn route_of(skipped: &Skipped, handle: &Handle) -> Option<Route> {
 }
 
 /// Sends the answer to a request.
-pub(super) fn answer(handle: &Handle, route: &Route, answer: Envelope) {
+pub(super) fn answer(handle: &Handle, mut route: Route, answer: Envelope) {
     let item = route.encode(answer, handle);
-    handle.queue(Job::Replies(Replies::new(route.list().to_owned(), item, None)));
+    handle.queue(Job::Replies(Replies::new(route.list, item, None)));
 }
 
 /// The answer to a request that can't be handled.

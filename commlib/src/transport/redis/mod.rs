@@ -33,6 +33,7 @@ mod stream;
 mod stream_claims;
 mod stream_entry;
 mod stream_held;
+mod stream_id;
 mod stream_letters;
 mod stream_member;
 mod stream_scripts;
@@ -64,8 +65,8 @@ use self::push::Origin;
 use self::writer::{Waiting, Writer};
 use super::{
     Accepted, BrokerUrl, Capabilities, Claim, Claimed, ConnectionState, ConsumeSpec, Consumer, DeadLetter,
-    Disposal, Group, PublishOptions, Removal, ReplySink, Request, SubscribeSpec, Subscription, Transport,
-    TransportError, TransportErrorKind, TransportOptions, durable,
+    Disposal, Group, PublishOptions, Published, Removal, ReplySink, Request, SubscribeSpec, Subscription,
+    Transport, TransportError, TransportErrorKind, TransportOptions, durable,
 };
 use crate::address::{Address, Pattern};
 use crate::envelope::{Dialect, Encoded, Envelope, commlib_py, native};
@@ -203,6 +204,23 @@ impl RedisTransport {
             Dialect::CommlibPy => commlib_py::encode_request(message, reply_to.unwrap_or_default()).into(),
             Dialect::Native => self.encode_apart(message, reply_to),
         }
+    }
+
+    /// Queues a message for a topic.
+    fn queue_publish(
+        &self,
+        channel: Address,
+        message: &mut Envelope,
+        done: oneshot::Sender<Result<Accepted, TransportError>>,
+    ) {
+        let body = match self.options.dialect {
+            Dialect::CommlibPy => Encoded {
+                body: message.data.clone(),
+                ..Encoded::default()
+            },
+            Dialect::Native => self.encode_apart(message, None),
+        };
+        self.handle.queue(Job::Publish { channel, body, done });
     }
 
     fn encode_native(&self, message: &mut Envelope, reply_to: Option<&str>) -> Vec<u8> {
@@ -426,21 +444,32 @@ impl Transport for RedisTransport {
         if let Err(error) = self.handle.check(PublishTo(&address)) {
             return Box::pin(std::future::ready(Err(error)));
         }
-        let body = match self.options.dialect {
-            Dialect::CommlibPy => Encoded {
-                body: message.data,
-                ..Encoded::default()
-            },
-            Dialect::Native => self.encode_apart(&mut message, None),
-        };
         let (done, outcome) = oneshot::channel();
-        self.handle.queue(Job::Publish {
-            channel: address,
-            body,
-            done,
-        });
+        self.queue_publish(address, &mut message, done);
         // No limit of its own: a connection whose broker does not answer ends within seconds, and all that wait with it.
         Box::pin(async { outcome.await.unwrap_or_else(|_| Err(TransportError::closed())) })
+    }
+
+    fn publish_now(&self, address: &Address, mut message: Envelope, options: &PublishOptions) -> Published {
+        // Where it can't be sent now, `publish` says why.
+        if self.handle.check("").is_err() {
+            return Published::Waits(message);
+        }
+        // Should it be sent again, its time is turned again.
+        let timestamp = message.meta.timestamp;
+        let (done, outcome) = oneshot::channel();
+        match &options.durable {
+            None => self.queue_publish(address.clone(), &mut message, done),
+            Some(topic) if durable::BUILT => {
+                let Some(durability) = self.persistence.known(&self.handle) else {
+                    return Published::Waits(message);
+                };
+                stream::queue(self, topic, address.clone(), &mut message, durability, done);
+            }
+            Some(_) => return Published::Waits(message),
+        }
+        message.meta.timestamp = timestamp;
+        Published::Sent(outcome, message)
     }
 
     fn dead_letters(

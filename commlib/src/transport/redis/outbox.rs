@@ -36,9 +36,14 @@ pub(super) struct Replies {
 
 impl Replies {
     pub(super) fn new(list: String, item: Encoded, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self::with_room(0, list, item, permit)
+    }
+
+    /// With room for about so many bytes.
+    fn with_room(bytes: usize, list: String, item: Encoded, permit: Option<OwnedSemaphorePermit>) -> Self {
         let mut replies = Self {
             list,
-            words: Words::default(),
+            words: Words::with_room(bytes),
             count: 0,
             since: Instant::now(),
             permits: None,
@@ -79,6 +84,8 @@ struct Collected {
     left: usize,
     replies: Vec<Replies>,
     bytes: usize,
+    /// How many bytes the largest row had when they were taken last: the first of the next is likely to be as large.
+    room: usize,
 }
 
 impl Outbox {
@@ -109,7 +116,9 @@ impl Outbox {
         let mut collected = self.collected.lock();
         collected.open = false;
         collected.bytes = 0;
-        std::mem::take(&mut collected.replies)
+        let replies = std::mem::take(&mut collected.replies);
+        collected.room = replies.iter().map(|row| row.words.len()).max().unwrap_or(0);
+        replies
     }
 
     /// A request of a batch was answered.
@@ -127,10 +136,17 @@ impl Outbox {
             return self.handle.queue(Job::Replies(Replies::new(list, item, permit)));
         }
         collected.bytes += item.len();
+        let room = if collected.replies.is_empty() {
+            collected.room
+        } else {
+            0
+        };
         let mut recent = collected.replies.iter_mut().rev().take(RECENT);
         match recent.find(|row| row.list == list && row.words.len() < GROUP_BYTES) {
             Some(row) => row.add(item, permit),
-            None => collected.replies.push(Replies::new(list, item, permit)),
+            None => collected
+                .replies
+                .push(Replies::with_room(room, list, item, permit)),
         }
     }
 

@@ -234,6 +234,8 @@ struct Open {
     items: usize,
     /// Callers that just got their replies and have not called again.
     expected: usize,
+    /// How many bytes and items the largest row had when rows were taken last: the first of the next is likely to be as large.
+    room: (usize, usize),
 }
 
 impl Rows {
@@ -259,11 +261,12 @@ impl Rows {
         match recent.find(|row| row.address == address && row.has_room()) {
             Some(row) => row.add(item, time_to_live, origin),
             None => {
+                let (bytes, items) = if first { open.room } else { (0, 0) };
                 let mut row = Row {
                     address,
-                    words: Words::default(),
+                    words: Words::with_room(bytes),
                     time_to_live,
-                    origins: Vec::new(),
+                    origins: Vec::with_capacity(items),
                     waiting: waiting.clone(),
                 };
                 row.add(item, time_to_live, origin);
@@ -299,6 +302,8 @@ impl Rows {
     pub(super) fn take(&self) -> Vec<Row> {
         let mut open = self.0.lock();
         open.items = 0;
+        let rooms = open.rows.iter().map(|row| (row.words.len(), row.origins.len()));
+        open.room = rooms.max().unwrap_or_default();
         std::mem::take(&mut open.rows)
     }
 }

@@ -17,7 +17,7 @@ use crate::transport::Responder;
 /// The way back to the sender of a request.
 #[derive(Debug, PartialEq)]
 pub(super) struct Route {
-    list: String,
+    pub(super) list: String,
     dialect: Dialect,
     correlation_id: Option<String>,
 }
@@ -54,15 +54,11 @@ impl Route {
         })
     }
 
-    pub(super) fn list(&self) -> &str {
-        &self.list
-    }
-
-    /// The reply in the form that its reader expects.
-    pub(super) fn encode(&self, mut reply: Envelope, handle: &Handle) -> Encoded {
+    /// The reply in the form that its reader expects. There is one only.
+    pub(super) fn encode(&mut self, mut reply: Envelope, handle: &Handle) -> Encoded {
         match self.dialect {
             Dialect::Native => {
-                reply.meta.correlation_id.clone_from(&self.correlation_id);
+                reply.meta.correlation_id = self.correlation_id.take();
                 reply.meta.reply_to = None;
                 handle.clock.stamp(&mut reply.meta);
                 native::encode_apart(&reply, None)
@@ -148,7 +144,7 @@ impl Responder for RedisResponder {
 
     fn reply(mut self: Box<Self>, reply: Envelope) {
         let Some(Pending {
-            route: Some(route),
+            route: Some(mut route),
             permit,
             ..
         }) = self.pending.take()

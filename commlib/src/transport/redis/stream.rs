@@ -6,10 +6,8 @@
 //! [dead letters](super::stream_letters).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -17,6 +15,7 @@ use tokio::time::Instant;
 use super::handle::Handle;
 use super::jobs::Job;
 use super::resp::{self, Value};
+use super::stream_id::EntryId;
 use super::{RedisTransport, fault};
 use crate::address::{Address, Pattern};
 use crate::envelope::Envelope;
@@ -31,7 +30,7 @@ pub(super) const REQUESTS: &str = "commlib:requests:";
 
 /// The stream of a durable topic.
 pub(super) fn key(topic: &Pattern) -> String {
-    format!("commlib:stream:{topic}")
+    ["commlib:stream:", topic.as_str()].concat()
 }
 
 /// Adds a message to the stream of its durable topic.
@@ -47,19 +46,30 @@ pub(super) async fn append(
         .persistence
         .get(&transport.handle, transport.options.operation_timeout)
         .await;
-    let item = transport.encode_native(&mut message, None);
-    transport
-        .limited(what, |done| {
-            Job::Append(Append {
-                stream: key(topic),
-                address,
-                item: item.into(),
-                backlog: transport.options.limits.backlog,
-                durability,
-                done,
-            })
-        })
-        .await
+    let limit = transport.options.operation_timeout;
+    let outcome = transport.handle.outcome(limit, what, |done| {
+        queue(transport, topic, address, &mut message, durability, done);
+    });
+    outcome.await
+}
+
+/// Queues a message for the stream of its durable topic.
+pub(super) fn queue(
+    transport: &RedisTransport,
+    topic: &Pattern,
+    address: Address,
+    message: &mut Envelope,
+    durability: Durability,
+    done: oneshot::Sender<Result<Accepted, TransportError>>,
+) {
+    transport.handle.queue(Job::Append(Append {
+        stream: key(topic),
+        address,
+        item: transport.encode_native(message, None),
+        backlog: transport.options.limits.backlog,
+        durability,
+        done,
+    }));
 }
 
 /// A group in its stream.
@@ -102,7 +112,7 @@ impl Place {
 pub(super) struct Append {
     pub(super) stream: String,
     pub(super) address: Address,
-    pub(super) item: Bytes,
+    pub(super) item: Vec<u8>,
     /// Entries of the stream, about: the oldest go, whether or not all groups have read them.
     pub(super) backlog: u32,
     /// How well the broker keeps what it accepts.
@@ -116,19 +126,22 @@ impl Append {
     /// [`Trimming`].
     pub(super) fn write(&self, trim: bool, out: &mut Vec<u8>) {
         let address = self.address.as_str().as_bytes();
-        let mut backlog = itoa::Buffer::new();
-        let limit: &[&[u8]] = &[b"MAXLEN", b"~", backlog.format(self.backlog).as_bytes()];
-        let limit = if trim { limit } else { &[] };
-        resp::begin(out, 7 + limit.len());
-        resp::word(out, b"XADD");
+        out.reserve(2 * self.item.len() + 256);
+        // What is always the same is written as it is on the connection.
+        out.extend_from_slice(if trim { b"*10" } else { b"*7" });
+        out.extend_from_slice(b"\r\n$4\r\nXADD\r\n");
         resp::word(out, self.stream.as_bytes());
-        for word in limit {
-            resp::word(out, word);
+        if trim {
+            out.extend_from_slice(b"$6\r\nMAXLEN\r\n$1\r\n~\r\n");
+            resp::number(out, i64::from(self.backlog));
         }
-        for word in [b"*", b"a", address, b"m", &self.item] {
-            resp::word(out, word);
-        }
-        resp::command(out, &[b"PUBLISH", address, &self.item]);
+        out.extend_from_slice(b"$1\r\n*\r\n$1\r\na\r\n");
+        resp::word(out, address);
+        out.extend_from_slice(b"$1\r\nm\r\n");
+        resp::word(out, &self.item);
+        out.extend_from_slice(b"*3\r\n$7\r\nPUBLISH\r\n");
+        resp::word(out, address);
+        resp::word(out, &self.item);
     }
 
     /// The broker answered: how many listened, or why it refused one of the two.
@@ -195,7 +208,7 @@ impl Trimming {
 /// An entry that a group is done with. Twice does no harm, so it is written until the broker has heard it.
 pub(super) struct Ack {
     pub(super) place: Arc<Place>,
-    pub(super) id: Bytes,
+    pub(super) id: EntryId,
 }
 
 impl Ack {
@@ -212,7 +225,7 @@ pub(super) fn write_acks(acks: &[Ack], out: &mut Vec<u8>) {
     resp::word(out, first.place.stream.as_bytes());
     resp::word(out, first.place.group.as_bytes());
     for ack in acks {
-        resp::word(out, &ack.id);
+        ack.id.write(out);
     }
 }
 
@@ -232,22 +245,36 @@ pub(super) fn acknowledged(acks: &[Ack], answer: &Value) {
 /// How well the broker keeps what it accepts, asked for from time to time.
 #[derive(Default)]
 pub(super) struct Persistence {
-    known: Mutex<Option<(Instant, Durability)>>,
+    known: Mutex<Option<Known>>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    since: Instant,
     /// The connections that were lost by then: the next broker may be set up in another way.
-    losses: AtomicU64,
+    losses: u64,
+    durability: Durability,
 }
 
 impl Persistence {
+    /// What is known now.
+    pub(super) fn known(&self, handle: &Handle) -> Option<Durability> {
+        let known = (*self.known.lock())?;
+        let holds = known.losses == *handle.losses.borrow() && known.since.elapsed() < BELIEVED;
+        holds.then_some(known.durability)
+    }
+
     pub(super) async fn get(&self, handle: &Handle, limit: Duration) -> Durability {
-        let losses = *handle.losses.borrow();
-        if self.losses.swap(losses, Ordering::Relaxed) == losses
-            && let Some((since, durability)) = *self.known.lock()
-            && since.elapsed() < BELIEVED
-        {
+        if let Some(durability) = self.known(handle) {
             return durability;
         }
+        let losses = *handle.losses.borrow();
         let durability = ask(handle, limit).await;
-        *self.known.lock() = Some((Instant::now(), durability));
+        *self.known.lock() = Some(Known {
+            since: Instant::now(),
+            losses,
+            durability,
+        });
         durability
     }
 }
@@ -285,7 +312,7 @@ mod tests {
             let append = Append {
                 stream: (*stream).to_owned(),
                 address: Address::new("a.b").unwrap(),
-                item: Bytes::from_static(b"{}"),
+                item: b"{}".to_vec(),
                 backlog: 100_000,
                 durability: Durability::BrokerMemory,
                 done: oneshot::channel().0,

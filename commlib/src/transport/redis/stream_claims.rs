@@ -1,6 +1,5 @@
 //! Entries of a group that are taken anew: those that rested long enough, and those that another member left behind.
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Interval;
 
@@ -9,6 +8,7 @@ use super::fault;
 use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
 use super::stream::Place;
+use super::stream_id::EntryId;
 use super::stream_member::{End, Member};
 
 impl Member {
@@ -17,8 +17,8 @@ impl Member {
         &mut self,
         link: &mut Link,
         scripts: &mut Scripts,
-        due: &[Bytes],
-        permits: &mut Vec<OwnedSemaphorePermit>,
+        due: &[EntryId],
+        permits: &mut OwnedSemaphorePermit,
         beat: &mut Interval,
     ) -> Result<(), End> {
         let mut command = Vec::new();
@@ -26,7 +26,7 @@ impl Member {
         resp::word(&mut command, b"");
         resp::word(&mut command, b"");
         for id in due {
-            resp::word(&mut command, id);
+            id.write(&mut command);
         }
         let answer = self.ask(link, &command, beat).await?;
         if self.claimed(answer, scripts, permits).await?.is_some() {
@@ -41,13 +41,13 @@ impl Member {
         &mut self,
         link: &mut Link,
         scripts: &mut Scripts,
-        permits: &mut Vec<OwnedSemaphorePermit>,
+        permits: &mut OwnedSemaphorePermit,
         beat: &mut Interval,
     ) -> Result<bool, End> {
         let mut command = Vec::new();
         self.claim(&mut command, scripts, 2);
         resp::word(&mut command, self.cursor.as_bytes());
-        resp::word(&mut command, permits.len().to_string().as_bytes());
+        resp::word(&mut command, permits.num_permits().to_string().as_bytes());
         let answer = self.ask(link, &command, beat).await?;
         if let Some(cursor) = self.claimed(answer, scripts, permits).await? {
             self.cursor = cursor;
@@ -69,7 +69,7 @@ impl Member {
         &self,
         answer: Value,
         scripts: &mut Scripts,
-        permits: &mut Vec<OwnedSemaphorePermit>,
+        permits: &mut OwnedSemaphorePermit,
     ) -> Result<Option<String>, End> {
         let mut parts = match answer {
             Value::Array(parts) => parts.into_iter(),

@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::kept;
 use super::resp::Value;
 use super::stream_held::Unsettled;
+use super::stream_id::EntryId;
 use super::stream_member::Member;
 use crate::envelope::{Envelope, native};
 use crate::limits::too_large;
@@ -15,13 +16,15 @@ use crate::transport::{Settle, TopicMessage, Tracked};
 
 impl Member {
     /// Delivers an entry.
-    pub(super) fn entry(&self, attempt: u32, entry: Vec<Value>, permits: &mut Vec<OwnedSemaphorePermit>) {
+    pub(super) fn entry(&self, attempt: u32, entry: Vec<Value>, permits: &mut OwnedSemaphorePermit) {
         let mut entry = entry.into_iter();
         let (Some(Value::Bulk(id)), Some(Value::Array(fields))) = (entry.next(), entry.next()) else {
             return;
         };
+        let Some(id) = EntryId::read(&id) else { return };
+        self.shared.hold(id);
         let settle = Box::new(Unsettled {
-            id: self.shared.hold(id),
+            id,
             attempt,
             shared: Arc::clone(&self.shared),
             route: None,
@@ -65,7 +68,7 @@ impl Member {
         address: String,
         item: &Value,
         mut settle: Box<Unsettled>,
-        permits: &mut Vec<OwnedSemaphorePermit>,
+        permits: &mut OwnedSemaphorePermit,
     ) {
         let (message, route) = kept::read(item, self.max_body, &self.shared.handle);
         settle.route = route;
@@ -84,12 +87,12 @@ impl Member {
         address: String,
         message: Envelope,
         settle: Box<Unsettled>,
-        permits: &mut Vec<OwnedSemaphorePermit>,
+        permits: &mut OwnedSemaphorePermit,
     ) {
         self.sink.message(TopicMessage {
             address,
             message,
-            permit: permits.pop(),
+            permit: permits.split(1),
             tracked: Some(Tracked {
                 attempt: settle.attempt,
                 wants_answer: settle.route.is_some(),

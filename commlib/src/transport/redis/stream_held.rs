@@ -1,6 +1,6 @@
 //! What a member of a group has taken and not settled: it speaks for that at the broker, and settles each entry.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::resp;
 use super::responder::Route;
 use super::scripts::Script;
 use super::stream::{Ack, Place};
+use super::stream_id::EntryId;
 use crate::envelope::Envelope;
 use crate::transport::Settle;
 
@@ -36,7 +37,7 @@ pub(super) struct Shared {
     /// Dead letters of the group, about: the oldest go.
     pub(super) most_letters: u32,
     /// What is taken and not settled; with a time if it rests until then.
-    pub(super) held: Mutex<HashMap<Bytes, Option<Instant>>>,
+    pub(super) held: Mutex<BTreeMap<EntryId, Option<Instant>>>,
     pub(super) along: Mutex<Along>,
 }
 
@@ -51,20 +52,17 @@ pub(super) struct Along {
 
 impl Shared {
     /// Remembers an entry that was taken.
-    pub(super) fn hold(&self, id: Bytes) -> Bytes {
-        // The id is a part of the whole answer, which need not be kept for it.
-        let id = Bytes::copy_from_slice(&id);
-        self.held.lock().insert(id.clone(), None);
-        id
+    pub(super) fn hold(&self, id: EntryId) {
+        self.held.lock().insert(id, None);
     }
 
     /// What rested long enough, at most so many.
-    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<Bytes> {
+    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<EntryId> {
         let held = self.held.lock();
         let due = held
             .iter()
             .filter(|(_, until)| until.is_some_and(|until| until <= now));
-        due.take(most).map(|(id, _)| id.clone()).collect()
+        due.take(most).map(|(id, _)| *id).collect()
     }
 
     /// The member hands out a batch, and takes the acknowledgements that come in time along.
@@ -96,7 +94,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn forget_due(&self, due: &[Bytes]) {
+    pub(super) fn forget_due(&self, due: &[EntryId]) {
         let mut held = self.held.lock();
         for id in due {
             if held.get(id).is_some_and(Option::is_some) {
@@ -107,7 +105,7 @@ impl Shared {
 
     /// Says that this member still has what it has.
     pub(super) fn speak(&self) {
-        let ids: Vec<Bytes> = self.held.lock().keys().cloned().collect();
+        let ids: Vec<EntryId> = self.held.lock().keys().copied().collect();
         for ids in ids.chunks(SPOKEN_FOR) {
             let mut command = Vec::new();
             resp::begin(&mut command, 6 + ids.len());
@@ -117,7 +115,7 @@ impl Shared {
             resp::word(&mut command, self.consumer.as_bytes());
             resp::word(&mut command, b"0");
             for id in ids {
-                resp::word(&mut command, id);
+                id.write(&mut command);
             }
             resp::word(&mut command, b"JUSTID");
             self.handle.queue(Job::Ask(Ask {
@@ -129,7 +127,7 @@ impl Shared {
     }
 
     /// Lets the next member that looks take an entry.
-    fn give_back(&self, id: &[u8]) {
+    fn give_back(&self, id: EntryId) {
         let mut command = Vec::new();
         let words: [&[u8]; 9] = [
             b"XCLAIM",
@@ -137,7 +135,7 @@ impl Shared {
             self.place.group.as_bytes(),
             self.consumer.as_bytes(),
             b"0",
-            id,
+            &id.text(),
             b"IDLE",
             GIVEN_BACK_MS,
             b"JUSTID",
@@ -151,12 +149,12 @@ impl Shared {
     }
 
     /// A request is done with.
-    fn settle(&self, id: &Bytes) {
+    fn settle(&self, id: EntryId) {
         let place = &self.place;
         self.handle.queue(Job::Call(Call {
             script: Script::Settle,
             keys: vec![place.stream.clone()],
-            arguments: vec![Bytes::copy_from_slice(place.group.as_bytes()), id.clone()],
+            arguments: vec![Bytes::copy_from_slice(place.group.as_bytes()), id.text().into()],
             what: "settle a request",
             done: None,
         }));
@@ -166,12 +164,12 @@ impl Shared {
         let mut released = Vec::new();
         self.held.lock().retain(|id, until| {
             if until.is_some() {
-                released.push(id.clone());
+                released.push(*id);
             }
             until.is_none()
         });
         for id in released {
-            self.give_back(&id);
+            self.give_back(id);
         }
     }
 
@@ -192,7 +190,7 @@ impl Shared {
 /// See [`Settle`].
 pub(super) struct Unsettled {
     pub(super) shared: Arc<Shared>,
-    pub(super) id: Bytes,
+    pub(super) id: EntryId,
     pub(super) attempt: u32,
     /// Of a request, who is to be answered, and the answer.
     pub(super) route: Option<Route>,
@@ -203,7 +201,7 @@ pub(super) struct Unsettled {
 impl Unsettled {
     fn send_answer(&mut self) {
         if let (Some(route), Some(answer)) = (self.route.take(), self.answer.take()) {
-            kept::answer(&self.shared.handle, &route, answer);
+            kept::answer(&self.shared.handle, route, answer);
         }
     }
 }
@@ -218,18 +216,18 @@ impl Settle for Unsettled {
         self.shared.held.lock().remove(&self.id);
         self.send_answer();
         if self.shared.place.requests {
-            return self.shared.settle(&self.id);
+            return self.shared.settle(self.id);
         }
         self.shared.acknowledge(Ack {
             place: Arc::clone(&self.shared.place),
-            id: self.id.clone(),
+            id: self.id,
         });
     }
 
     fn again(mut self: Box<Self>, after: Duration) {
         self.settled = true;
         let until = Instant::now() + after;
-        self.shared.held.lock().insert(self.id.clone(), Some(until));
+        self.shared.held.lock().insert(self.id, Some(until));
     }
 
     fn dead(mut self: Box<Self>, reason: String) {
@@ -239,7 +237,7 @@ impl Settle for Unsettled {
         let place = &self.shared.place;
         let arguments = [
             place.group.as_bytes(),
-            &self.id,
+            &self.id.text(),
             self.shared.most_letters.to_string().as_bytes(),
             reason.as_bytes(),
             self.attempt.to_string().as_bytes(),
@@ -260,7 +258,7 @@ impl Drop for Unsettled {
     fn drop(&mut self) {
         if !self.settled {
             self.shared.held.lock().remove(&self.id);
-            self.shared.give_back(&self.id);
+            self.shared.give_back(self.id);
         }
     }
 }
@@ -281,29 +279,31 @@ mod tests {
             held: Mutex::default(),
             along: Mutex::default(),
         });
-        let handled = |id: &'static str| {
+        let id = |ms: u8| EntryId::read(format!("{ms}-0").as_bytes()).unwrap();
+        let handled = |ms: u8| {
             shared.acknowledge(Ack {
                 place: Arc::clone(&shared.place),
-                id: Bytes::from_static(id.as_bytes()),
+                id: id(ms),
             });
         };
         let mut written = || match jobs.try_recv() {
             Ok(Job::Ack(ack)) => Some(ack.id),
             _ => None,
         };
-        handled("before");
-        assert_eq!(written().as_deref(), Some(&b"before"[..]));
+        let [before, in_time, late, no_read] = [1, 2, 3, 4];
+        handled(before);
+        assert_eq!(written(), Some(id(before)));
         shared.open();
-        handled("in time");
+        handled(in_time);
         assert_eq!(written(), None);
         let taken = shared.close();
-        assert_eq!(taken.iter().map(|ack| &*ack.id).collect::<Vec<_>>(), [b"in time"]);
-        handled("late");
-        assert_eq!(written().as_deref(), Some(&b"late"[..]));
+        assert_eq!(taken.iter().map(|ack| ack.id).collect::<Vec<_>>(), [id(in_time)]);
+        handled(late);
+        assert_eq!(written(), Some(id(late)));
         shared.open();
-        handled("no read comes");
+        handled(no_read);
         shared.close_to_writer();
-        assert_eq!(written().as_deref(), Some(&b"no read comes"[..]));
+        assert_eq!(written(), Some(id(no_read)));
         assert_eq!(shared.close().len(), 0);
     }
 }

@@ -328,7 +328,7 @@ impl Member {
                 return Err(End::Stopped);
             };
             let now = Instant::now();
-            let due = self.shared.due(now, permits.len());
+            let due = self.shared.due(now, permits.num_permits());
             if !due.is_empty() || search <= now {
                 self.shared.close_to_writer();
             }
@@ -354,12 +354,12 @@ impl Member {
         &mut self,
         link: &mut Link,
         scripts: &mut Scripts,
-        mut permits: Vec<OwnedSemaphorePermit>,
+        mut permits: OwnedSemaphorePermit,
         beat: &mut Interval,
     ) -> Result<(), End> {
         let place = &self.shared.place;
-        let (mut command, count) = (Vec::new(), permits.len().to_string());
-        let free = self.group.permits.available_permits() + permits.len();
+        let (mut command, count) = (Vec::new(), permits.num_permits().to_string());
+        let free = self.group.permits.available_permits() + permits.num_permits();
         self.acks = self.shared.close();
         stream::write_acks(&self.acks, &mut command);
         let watched = self.watch.is_due(place);
@@ -475,13 +475,12 @@ fn beat(claim_after: Duration) -> Duration {
 }
 
 /// As many permits as there are, one at least.
-async fn permits(group: &Group) -> Option<Vec<OwnedSemaphorePermit>> {
-    let first = Arc::clone(&group.permits).acquire_owned().await.ok()?;
-    let mut permits = vec![first];
-    while permits.len() < BATCH
-        && let Ok(permit) = Arc::clone(&group.permits).try_acquire_owned()
-    {
-        permits.push(permit);
+async fn permits(group: &Group) -> Option<OwnedSemaphorePermit> {
+    let mut permits = Arc::clone(&group.permits).acquire_owned().await.ok()?;
+    let more = group.permits.available_permits().min(BATCH - 1);
+    // Another member of this node may have been quicker; then one has to do.
+    if let Ok(more) = Arc::clone(&group.permits).try_acquire_many_owned(u32::try_from(more).unwrap_or(0)) {
+        permits.merge(more);
     }
     Some(permits)
 }

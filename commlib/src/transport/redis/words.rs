@@ -18,6 +18,17 @@ pub(super) struct Words {
 }
 
 impl Words {
+    /// The most room that is made ahead.
+    const AHEAD: usize = 32 * 1024;
+
+    /// With room for about so many bytes, so that they need not be moved as more come.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes.min(Self::AHEAD)),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn add(&mut self, item: Encoded) {
         let before = self.bytes.len();
         if item.body.is_empty() {

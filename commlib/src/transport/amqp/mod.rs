@@ -392,14 +392,23 @@ impl Transport for Amqp {
 
     fn publish_now(&self, address: &Address, message: Envelope, options: &PublishOptions) -> Published {
         let lane = &self.unconfirmed_topics;
-        let at_once = options.unconfirmed && options.durable.is_none() && lane.is_open();
         // What can't be done, or is wrong with the message, is told by `publish`.
-        if at_once
-            && self.check(message.data.len()).is_ok()
-            && let Ok(key) = short("address", address.as_str())
-            && let Ok(encoded) = properties::topic(&message)
-            && lane.offer(name(TOPICS), key, encoded)
+        if options.durable.is_some()
+            || options.unconfirmed && !lane.is_open()
+            || self.check(message.data.len()).is_err()
         {
+            return Published::Waits(message);
+        }
+        let (Ok(key), Ok(encoded)) = (short("address", address.as_str()), properties::topic(&message)) else {
+            return Published::Waits(message);
+        };
+        if !options.unconfirmed {
+            return match self.topics.publish_now(name(TOPICS), key, encoded) {
+                Some(outcome) => Published::Sent(outcome, message),
+                None => Published::Waits(message),
+            };
+        }
+        if lane.offer(name(TOPICS), key, encoded) {
             return Published::Done(Ok(Accepted {
                 unconfirmed: true,
                 ..Accepted::default()

@@ -274,6 +274,29 @@ impl Lane {
             .unwrap_or(Err(late))
     }
 
+    /// Sends a message at once, if nothing has to be waited for before that. The confirm comes to what is returned.
+    pub(super) fn publish_now(
+        self: &Arc<Self>,
+        exchange: ShortString,
+        key: ShortString,
+        (properties, body): (BasicProperties, Bytes),
+    ) -> Option<oneshot::Receiver<Result<Accepted, TransportError>>> {
+        self.start();
+        if !self.slot.is_up() {
+            return None;
+        }
+        let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
+        let (done, answer) = oneshot::channel();
+        let job = Job {
+            exchange,
+            key,
+            properties,
+            body,
+            outcome: Outcome::Publish { id: None, done, turn },
+        };
+        self.submit(job).ok().map(|()| answer)
+    }
+
     /// Publishes and waits for the confirm.
     pub(super) async fn publish(
         self: &Arc<Self>,

@@ -15,6 +15,8 @@ use super::properties::{self, Question};
 use crate::envelope::{Dialect, Envelope, Malformed};
 use crate::transport::{ReplyRoute, Taken, TransportError};
 
+pub use super::wire::fuzz::{Split, read_properties, split, write_properties};
+
 /// A request as it was read, and what answering it needs.
 #[derive(Debug)]
 pub struct Asked {

@@ -86,19 +86,7 @@ impl Wire {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let wire = Self::new();
-        let driver = Driver {
-            wire: Arc::clone(&wire),
-            stream,
-            writing: Vec::new(),
-            at: 0,
-            read: vec![0; CHUNK],
-            start: 0,
-            end: 0,
-            begun: HashMap::new(),
-            heard: Instant::now(),
-            reason: io::ErrorKind::ConnectionAborted,
-        };
-        tokio::spawn(driver);
+        tokio::spawn(Driver::new(Arc::clone(&wire), stream));
         let library = LibrarySide::new(Arc::clone(&wire));
         (wire, library)
     }
@@ -119,6 +107,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
+    pub(super) fn new(wire: Arc<Wire>, stream: S) -> Self {
+        Self {
+            wire,
+            stream,
+            writing: Vec::new(),
+            at: 0,
+            read: vec![0; CHUNK],
+            start: 0,
+            end: 0,
+            begun: HashMap::new(),
+            heard: Instant::now(),
+            reason: io::ErrorKind::ConnectionAborted,
+        }
+    }
+
     /// Resolves at the end of the connection.
     fn drive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         for _ in 0..READS {

@@ -14,6 +14,8 @@
 mod channel;
 mod driver;
 mod frames;
+#[cfg(fuzzing)]
+pub(super) mod fuzz;
 mod library;
 mod table;
 

@@ -5,11 +5,10 @@ mod phases;
 pub(crate) mod plan;
 mod sample;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
 use commlib_bench_protocol::{Collect, Kind, Outcome, Phase};
 use tokio::process::Command;
@@ -247,16 +246,11 @@ async fn one_system(
     Ok(())
 }
 
-/// The program of a system, found from where this one is: `target/release`.
+/// The program of a system. Those of the peers are in the folder that this one was built from.
 fn program(program: Program) -> anyhow::Result<Command> {
-    let own = std::env::current_exe()?;
-    let benches = own
-        .ancestors()
-        .nth(3)
-        .map(|root| root.join("benches"))
-        .context("this program is not in target/release")?;
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
     let command = match program {
-        Program::Own => Command::new(own),
+        Program::Own => Command::new(std::env::current_exe()?),
         Program::Peers => Command::new(benches.join("peers/target/release/commlib-bench-peers")),
         Program::Python => {
             let mut command = Command::new(benches.join("python/.venv/bin/python"));

@@ -3,19 +3,20 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use futures_io::{AsyncRead, AsyncWrite};
-use parking_lot::Mutex as Kept;
 
 use super::driver::Driver;
 use super::*;
 
+/// Properties, and what is wrong with them.
 pub fn read_properties(bytes: &[u8]) -> (BasicProperties, Option<&'static str>) {
     let (properties, broken) = table::read_properties(&mut frames::Bytes(bytes));
     (properties, broken.map(|broken| broken.0))
 }
 
+/// Properties as bytes.
 pub fn write_properties(properties: &BasicProperties) -> Vec<u8> {
     let mut bytes = Vec::new();
     table::write_properties(&mut bytes, properties);
@@ -30,34 +31,30 @@ impl AsyncRead for Parts {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         buffer: &mut [u8],
-    ) -> std::task::Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<usize>> {
         let Some(mut part) = self.0.pop_front() else {
-            return std::task::Poll::Pending;
+            return Poll::Pending;
         };
         let many = part.len().min(buffer.len());
         buffer[..many].copy_from_slice(&part[..many]);
         if many < part.len() {
             self.0.push_front(part.split_off(many));
         }
-        std::task::Poll::Ready(Ok(many))
+        Poll::Ready(Ok(many))
     }
 }
 
 impl AsyncWrite for Parts {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        std::task::Poll::Ready(Ok(bytes.len()))
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> std::task::Poll<io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -66,14 +63,16 @@ impl AsyncWrite for Parts {
 pub struct Split {
     /// Tags, bodies, and whether the properties can't be trusted.
     pub messages: Vec<(u64, Vec<u8>, bool)>,
+    /// What is no message.
     pub for_library: Vec<u8>,
+    /// The connection is over.
     pub ended: bool,
 }
 
 /// Has these bytes read in pieces of so many, on a connection whose channels 1 and 2 have a consumer `1` each.
 pub fn split(bytes: &[u8], piece: usize) -> Split {
     let wire = Wire::new();
-    let messages = Arc::new(Kept::new(Vec::new()));
+    let messages = Arc::new(Mutex::new(Vec::new()));
     for id in [1, 2] {
         let state = Arc::new(ChannelState::new(id));
         let messages = Arc::clone(&messages);

@@ -362,3 +362,51 @@ async fn bytes_that_are_no_frames_end_the_connection() {
     let error = world.library.read(&mut read).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
 }
+
+/// Waits until so many bytes are written.
+struct Until {
+    end: AtomicU64,
+    done: CancellationToken,
+}
+
+impl Publisher for Until {
+    fn written(&self, bytes: u64) -> bool {
+        let waits = bytes < self.end.load(Ordering::Relaxed);
+        if !waits {
+            self.done.cancel();
+        }
+        waits
+    }
+
+    fn confirmed(&self, _: u64, _: bool, _: bool) {}
+
+    fn returned(&self, _: Message) {}
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_write_is_told_however_many_it_takes() {
+    let mut world = World::new().await;
+    let until = Arc::new(Until {
+        end: AtomicU64::new(u64::MAX),
+        done: CancellationToken::new(),
+    });
+    let publisher: Arc<dyn Publisher> = until.clone();
+    let _ = world.state.publisher.set(Arc::downgrade(&publisher));
+    let to = Destination {
+        exchange: "",
+        key: "a",
+        mandatory: false,
+    };
+    // More than the socket takes at once.
+    let body = vec![0; 3 * 1024 * 1024];
+    let sent = world
+        .wire
+        .publish(&world.state, to, &BasicProperties::default(), &body, true);
+    let end = sent.unwrap().end;
+    until.end.store(end, Ordering::Relaxed);
+    let mut bytes = vec![0; usize::try_from(end).unwrap() - 8];
+    world.broker.read_exact(&mut bytes).await.unwrap();
+    let told = until.done.cancelled();
+    let limit = std::time::Duration::from_secs(20);
+    tokio::time::timeout(limit, told).await.expect("it is told");
+}

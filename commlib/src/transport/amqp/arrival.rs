@@ -15,7 +15,7 @@ use crate::envelope::Meta;
 /// How long a busy machine may take to let this process see what came.
 const STALL: Duration = Duration::from_secs(1);
 
-/// Bounds how long requests waited here before they were taken. The library does not say when they came.
+/// Bounds how long requests waited here before they were taken: a message does not say when it came.
 pub(super) struct Wait {
     /// So many can be here at once.
     most: usize,

@@ -285,7 +285,8 @@ impl Wire {
         })
     }
 
-    /// Nothing is written on a channel any more. What the broker sent before it heard of that may still come.
+    /// Nothing is written on a channel any more. What the broker sent before it heard of that may still come. The lock of
+    /// what is to be written has to be held, so that nobody is just about to write on it.
     fn close_channel(&self, id: u16, _: &mut Out) {
         if let Some(state) = self.channels.lock().get(&id) {
             state.open.store(false, Ordering::Relaxed);

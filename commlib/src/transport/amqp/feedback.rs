@@ -160,7 +160,9 @@ impl Lane {
         };
         let ledger = self.queue.lock().ledger.take();
         let Rest { asked, outcomes } = ledger.map(Ledger::into_rest).unwrap_or_default();
-        // A channel is closed for one message; when there was only one, it is known for which.
+        // A channel is closed for one message, and what was sent behind that is not looked at. So whichever it was, the one
+        // that was sent last did not run; it is never forgotten before others. When it is the only one of which nothing is
+        // known, the broker's words are told for it.
         let culprit = cause
             .filter(|cause| outcomes.len() == 1 && errors::closes_channel(cause))
             .map(|cause| errors::operation("publishing", cause, Execution::DidNotRun));

@@ -7,36 +7,13 @@ use tokio::sync::Semaphore;
 
 use super::*;
 
-/// A lane whose task is the test.
-fn lane(amqp: &Amqp, kind: Kind) -> Arc<Lane> {
-    let closing = CancellationToken::new();
-    Lane::new(kind, Arc::clone(&amqp.publishing), LIMIT, closing)
-}
-
 #[tokio::test]
 async fn who_handed_over_when_an_alarm_began_is_told_of_it() {
     let broker = RabbitMq::start().await;
     let amqp = open_at(&broker.url()).await;
-    let queue = unique();
-    let mut links = amqp.publishing.links();
-    let link = supervisor::next_link(&mut links).await.unwrap();
-    let channel = link.channel().await.unwrap();
-    let exclusive = QueueDeclareOptions {
-        exclusive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declare = channel.queue_declare(name(queue.as_str()), exclusive, FieldTable::default());
-    declare.await.unwrap();
-
-    let (sink, mut told) = replies();
-    let inbox = Inbox {
-        sink,
-        route: ReplyRoute::Direct,
-        max_body: 1024,
-        routes: Arc::default(),
-    };
-    let confirmed = false;
-    let requests = lane(&amqp, Kind::Requests { inbox, confirmed });
+    let link = link(&amqp).await;
+    let queue = queue(&link).await;
+    let (requests, mut told) = requests(&amqp);
     let answers = lane(&amqp, Kind::Replies);
     let mut asking = pin!(requests.build(&link).await.unwrap().run());
     let mut answering = pin!(answers.build(&link).await.unwrap().run());

@@ -1,6 +1,7 @@
 //! What depends on the order in which tasks get their turn: here it is the test that gives it to them.
 
 mod alarm;
+mod end;
 mod returns;
 mod stop;
 
@@ -36,6 +37,44 @@ async fn open_at(url: &str) -> Arc<Amqp> {
 /// An address that no other test uses.
 fn unique() -> Address {
     Address::new(format!("test.{}", commlib_tests::unique("a"))).unwrap()
+}
+
+/// The connection that publishes.
+async fn link(amqp: &Amqp) -> Arc<supervisor::Link> {
+    let mut links = amqp.publishing.links();
+    supervisor::next_link(&mut links).await.unwrap()
+}
+
+/// A queue that goes with the connection.
+async fn queue(link: &supervisor::Link) -> Address {
+    let queue = unique();
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let channel = link.channel().await.unwrap();
+    let declare = channel.queue_declare(name(queue.as_str()), exclusive, FieldTable::default());
+    declare.await.unwrap();
+    queue
+}
+
+/// A lane whose task is the test.
+fn lane(amqp: &Amqp, kind: Kind) -> Arc<Lane> {
+    let closing = CancellationToken::new();
+    Lane::new(kind, Arc::clone(&amqp.publishing), LIMIT, closing)
+}
+
+/// One for requests without confirms, and what their callers are told.
+fn requests(amqp: &Amqp) -> (Arc<Lane>, UnboundedReceiver<Told>) {
+    let (sink, told) = replies();
+    let inbox = Inbox {
+        sink,
+        route: ReplyRoute::Direct,
+        max_body: 1024,
+        routes: Arc::default(),
+    };
+    let confirmed = false;
+    (lane(amqp, Kind::Requests { inbox, confirmed }), told)
 }
 
 /// What came, with a limit.

@@ -313,6 +313,12 @@ pub(crate) const SYSTEMS: &[System] = &[
         64,
         "commlib, amqp://, durable topic, a group of one that runs 64 handlers",
     ),
+    topics(
+        "ps.commlib.amqp.transient",
+        Broker::RabbitMq,
+        64,
+        "commlib, amqp://, durable topic, messages with transient(), a group of one that runs 64 handlers",
+    ),
     system(
         "commlib.amqp.noack",
         Broker::RabbitMq,
@@ -397,7 +403,9 @@ pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "ps.commlib.redis" | "ps.commlib.amqp" | "ps.commlib.amqp.unconfirmed" => {
             ps::ours::subscribe(url, variant).await
         }
-        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::subscribe(url, 64).await,
+        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" | "ps.commlib.amqp.transient" => {
+            ps::durable::subscribe(url, 64).await
+        }
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::subscribe(url).await,
         "ps.lapin.ack" => ps::lapin::subscribe(url, Acks::Each(256), false).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => {
@@ -432,7 +440,8 @@ pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "ps.commlib.amqp.unconfirmed" => ps::ours::publish(url, variant, true).await,
         "ps.floor.mpsc" => ps::floor::publish().await,
         "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url, variant, false).await,
-        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::publish(url).await,
+        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::publish(url, false).await,
+        "ps.commlib.amqp.transient" => ps::durable::publish(url, true).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::publish(url).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false, false).await,
         "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => ps::lapin::publish(url, true, false).await,

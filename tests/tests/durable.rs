@@ -110,6 +110,23 @@ async fn rabbitmq_keeps_what_it_accepted() {
     assert_eq!(durability, Durability::BrokerDisk);
 }
 
+/// The group and its other messages are as they were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_forgets_what_is_transient_when_it_ends_and_nothing_else() {
+    let broker = RabbitMq::start().await;
+    let (away, _) = serve(&broker.url()).await;
+    away.shutdown(SOON).await.unwrap();
+    let node = Node::connect(&broker.url()).await.unwrap();
+    let publisher = OrdersPublisher::new(&node);
+    let accepted = publisher.placed(0).transient().await.unwrap();
+    assert_eq!(accepted.durability, Durability::BrokerMemory);
+    assert_eq!(place(&node, 1..2).await, Durability::BrokerDisk);
+    broker.restart().await;
+    let (_node, clerk) = serve(&broker.url()).await;
+    clerk.handled(1..2).await;
+    assert_eq!(*clerk.0.lock(), [(1, 1)]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_says_how_well_it_keeps() {
     for (args, kept) in [

@@ -125,6 +125,7 @@ pub(crate) const TABLES: &[Group] = &[
             "ps.lapin.ack",
             "ps.lapin.confirm.pipe64",
             "ps.commlib.amqp.durable",
+            "ps.commlib.amqp.transient",
             "ps.lapin.durable.pipe64",
             "ps.ruststream.rabbit.pipe64",
         ],

@@ -35,18 +35,27 @@ pub(crate) async fn subscribe(url: &str, concurrency: usize) -> anyhow::Result<(
     answer_collects(&collector).await
 }
 
-/// Publishes; a message counts when the broker has stored it.
-pub(crate) async fn publish(url: &str) -> anyhow::Result<()> {
+/// Publishes; a message counts when the broker has it, on its disk or, if it is transient, in memory.
+pub(crate) async fn publish(url: &str, transient: bool) -> anyhow::Result<()> {
     let node = Node::connect(url).await?;
-    drive_publisher(OurPublisher(LogPublisher::new(&node))).await
+    let publisher = LogPublisher::new(&node);
+    drive_publisher(OurPublisher { publisher, transient }).await
 }
 
 #[derive(Clone)]
-struct OurPublisher(LogPublisher);
+struct OurPublisher {
+    publisher: LogPublisher,
+    transient: bool,
+}
 
 impl Publisher for OurPublisher {
     async fn publish(&self, reading: Reading) -> Result<(), Fault> {
-        self.0.sonar(reading.into()).await?;
+        let publish = self.publisher.sonar(reading.into());
+        if self.transient {
+            publish.transient().await?;
+        } else {
+            publish.await?;
+        }
         Ok(())
     }
 }

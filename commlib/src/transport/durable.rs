@@ -47,7 +47,8 @@ pub enum Durability {
     None,
     /// In this process, until that ends: the in-process bus.
     Process,
-    /// In the memory of the broker, until that ends: Redis without an append-only file. A snapshot may save it.
+    /// In the memory of the broker, until that ends: Redis without an append-only file, where a snapshot may save it;
+    /// RabbitMQ, of a message that was published as [transient](crate::topic::Publish::transient).
     BrokerMemory,
     /// In a file of the broker that may not be on the disk yet: it survives a crash of the broker, but the last second
     /// may not survive a crash of its machine. Redis with an append-only file.
@@ -73,6 +74,8 @@ pub struct PublishOptions {
     /// Resolve when the message is handed to the connection, where the broker would confirm it else. One of a durable
     /// topic is confirmed nevertheless.
     pub unconfirmed: bool,
+    /// A message of a durable topic need not survive the end of the broker.
+    pub transient: bool,
 }
 
 impl PublishOptions {

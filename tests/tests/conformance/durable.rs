@@ -138,7 +138,11 @@ pub async fn a_group_gets_what_was_published_while_it_was_away(world: World) {
     handle.shutdown().await.unwrap();
     place(&publisher, 1..=100).await;
     node.shutdown(SOON).await.unwrap();
-    place(&publisher, 101..=200).await;
+    for seq in 101..=200 {
+        // The group is away, the broker is not.
+        let accepted = publisher.placed(Reading { seq }).transient().await.unwrap();
+        assert!(accepted.durability > Durability::None, "{accepted:?}");
+    }
     assert_eq!(desk.seqs(), [0]);
     let node = world.node().await;
     serve(&node, &desk).await.unwrap();

@@ -34,17 +34,19 @@ pub(super) async fn publish(
     core: &Core,
     address: &Address,
     message: &Envelope,
+    transient: bool,
 ) -> Result<Accepted, TransportError> {
     let key = short("address", address.as_str())?;
     let id = message.meta.id.clone().unwrap_or_else(random_name);
     let (properties, body) = properties::topic(message)?;
     let properties = properties
-        .with_delivery_mode(2)
+        .with_delivery_mode(if transient { 1 } else { 2 })
         .with_message_id(short("id", &id)?);
     let published = core
         .durable
         .publish(name(TOPICS), key, (properties, body), Some(id));
     let durability = match published.await {
+        Ok(_) if transient => Durability::BrokerMemory,
         Ok(_) => Durability::BrokerDisk,
         // There is no queue for it: nobody listens, and no group is kept for it yet.
         Err(error) if error.kind == TransportErrorKind::NoResponders => Durability::None,

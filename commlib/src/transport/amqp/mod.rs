@@ -201,13 +201,14 @@ impl Amqp {
         &self,
         address: Address,
         message: Envelope,
+        transient: bool,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         if !super::durable::BUILT {
             return never_built();
         }
         async move {
             self.check(message.data.len())?;
-            durable::publish(&self.core, &address, &message).await
+            durable::publish(&self.core, &address, &message, transient).await
         }
         .boxed()
     }
@@ -373,7 +374,7 @@ impl Transport for Amqp {
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
         if options.durable.is_some() {
-            return self.publish_durable(address, message);
+            return self.publish_durable(address, message, options.transient);
         }
         async move {
             self.check(message.data.len())?;

@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use tokio::time::Instant;
 
 use super::acks::Unsettled;
 use super::consumer::{Item, Session, Task};
@@ -26,8 +25,7 @@ const WAITING_BYTES: usize = 64 * 1024 * 1024;
 
 /// Requests that came and did not start.
 pub(super) struct Backlog {
-    /// With the time at which each came.
-    waiting: VecDeque<(usize, Message, Instant)>,
+    waiting: VecDeque<(usize, Message)>,
     bytes: usize,
     limit: usize,
 }
@@ -48,12 +46,12 @@ impl Backlog {
 
     fn push(&mut self, index: usize, message: Message) {
         self.bytes += message.data.len();
-        self.waiting.push_back((index, message, Instant::now()));
+        self.waiting.push_back((index, message));
     }
 
-    fn pop(&mut self) -> Option<(usize, Message, Instant)> {
+    fn pop(&mut self) -> Option<(usize, Message)> {
         let next = self.waiting.pop_front();
-        if let Some((_, message, _)) = &next {
+        if let Some((_, message)) = &next {
             self.bytes -= message.data.len();
         }
         next
@@ -73,8 +71,8 @@ impl Task {
                 () = self.stop.cancelled() => break End::Stopped,
                 item = session.queues.next() => item,
                 permit = permit, if !backlog.waiting.is_empty() => {
-                    if let (Ok(permit), Some((index, message, came))) = (permit, backlog.pop()) {
-                        self.deliver(index, message, None, Some(permit), came.elapsed());
+                    if let (Ok(permit), Some((index, message))) = (permit, backlog.pop()) {
+                        self.deliver(index, message, None, Some(permit));
                     }
                     continue;
                 }
@@ -100,7 +98,7 @@ impl Task {
             End::Stopped => stopping(),
             End::Gone(_) => unavailable("the server has lost its connection and did not start the request"),
         };
-        while let Some((_, message, _)) = backlog.pop() {
+        while let Some((_, message)) = backlog.pop() {
             self.refuse(message, None, &status);
         }
         end
@@ -109,9 +107,9 @@ impl Task {
     fn start_waiting(&self, backlog: &mut Backlog) {
         while !backlog.waiting.is_empty()
             && let Ok(permit) = Arc::clone(&self.spec.permits).try_acquire_owned()
-            && let Some((index, message, came)) = backlog.pop()
+            && let Some((index, message)) = backlog.pop()
         {
-            self.deliver(index, message, None, Some(permit), came.elapsed());
+            self.deliver(index, message, None, Some(permit));
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::acks::{Acks, Unsettled};
-use super::arrival::{self, Wait};
+use super::arrival;
 use super::errors::bounded;
 use super::last::stopping_before;
 use super::prefetch::SharedCount;
@@ -67,7 +67,6 @@ pub(super) struct Session {
     /// Taken, and stopped before there was a permit for it.
     held: Option<(usize, Message, Unsettled)>,
     pub(super) tags: Vec<ShortString>,
-    pub(super) wait: Wait,
 }
 
 pub(super) struct Task {
@@ -89,12 +88,6 @@ impl Taker for Task {
             surge: Surge::new(self.spec.max_wait),
             held: None,
             tags: Vec::new(),
-            wait: Wait::new(
-                (self.spec.concurrency as usize)
-                    .saturating_add(self.spec.max_wait.map_or(0, |_| surge::MOST))
-                    .saturating_mul(self.spec.addresses.len()),
-                Instant::now(),
-            ),
         };
         for index in 0..self.spec.addresses.len() {
             self.add(&mut session, index).await?;
@@ -157,7 +150,7 @@ impl Task {
             .incoming(self.consumed(&queue, self.spec.auto_ack))
             .await?;
         session.tags.push(incoming.tag());
-        session.queues.push(items(index, incoming));
+        session.queues.push(items(index, incoming, true));
         Ok(())
     }
 
@@ -203,16 +196,14 @@ impl Task {
                 Some(item) => item,
                 None => {
                     let calm = session.surge.until();
-                    let item = tokio::select! {
+                    tokio::select! {
                         item = session.queues.next() => item,
                         () = self.stop.cancelled() => return End::Stopped,
                         () = surge::over(calm) => {
                             self.end_surge(session).await;
                             continue;
                         }
-                    };
-                    session.wait.is_over(Instant::now());
-                    item
+                    }
                 }
             };
             match item {
@@ -221,9 +212,8 @@ impl Task {
                     match self.refuses(session, index, &message).await {
                         Ok(false) => {}
                         Ok(true) => {
-                            let waited = session.wait.taken(Instant::now());
                             if !session.acks.is_gone() {
-                                self.deliver(index, message, Some(unsettled), None, waited);
+                                self.deliver(index, message, Some(unsettled), None);
                             }
                             continue;
                         }
@@ -256,8 +246,7 @@ impl Task {
                     if session.acks.is_gone() {
                         continue;
                     }
-                    let waited = session.wait.taken(Instant::now());
-                    self.deliver(index, message, Some(unsettled), Some(permit), waited);
+                    self.deliver(index, message, Some(unsettled), Some(permit));
                 }
                 item => {
                     if let Some(end) = self.gone(session, item).await {
@@ -293,7 +282,6 @@ impl Task {
         message: Message,
         delivery: Option<Unsettled>,
         permit: Option<OwnedSemaphorePermit>,
-        waited: Duration,
     ) {
         let (mut taken, question) = read_request(
             &message.properties,
@@ -302,7 +290,7 @@ impl Task {
             self.spec.max_body,
         );
         if let Taken::Message(request) = &mut taken {
-            arrival::check_age(&mut request.meta, &message.properties, waited);
+            arrival::check_age(&mut request.meta, &message.properties, message.came);
         }
         if let Some(reason) = message.malformed {
             taken = Taken::Malformed(Malformed::new(reason));
@@ -366,7 +354,7 @@ impl Task {
         };
         let in_time = tokio::time::timeout(limit, cancel).await.is_ok();
         if let Some((index, message, unsettled)) = session.held.take() {
-            self.hand_up_or_refuse(&mut session.wait, index, message, Some(unsettled), is_last(index));
+            self.hand_up_or_refuse(index, message, Some(unsettled), is_last(index));
         }
         while in_time && let Some((index, item)) = session.queues.next().await {
             let Item::Message(message) = item else { continue };
@@ -376,24 +364,16 @@ impl Task {
             let unsettled =
                 (!self.spec.auto_ack).then(|| Unsettled::new(&session.acks, message.delivery_tag));
             let refuse = self.spec.auto_ack || is_last(index);
-            self.hand_up_or_refuse(&mut session.wait, index, message, unsettled, refuse);
+            self.hand_up_or_refuse(index, message, unsettled, refuse);
         }
         link.close_channel(session.acks.channel().clone(), session.acks.settled());
     }
 
     /// Hands a request up if there is a permit for it. Else it is answered, or goes back to the broker.
-    fn hand_up_or_refuse(
-        &self,
-        wait: &mut Wait,
-        index: usize,
-        message: Message,
-        unsettled: Option<Unsettled>,
-        refuse: bool,
-    ) {
+    fn hand_up_or_refuse(&self, index: usize, message: Message, unsettled: Option<Unsettled>, refuse: bool) {
         match Arc::clone(&self.spec.permits).try_acquire_owned() {
             Ok(permit) => {
-                let waited = wait.taken(Instant::now());
-                self.deliver(index, message, unsettled, Some(permit), waited);
+                self.deliver(index, message, unsettled, Some(permit));
             }
             Err(_) if refuse => {
                 let status = stopping_before(message.redelivered);
@@ -404,13 +384,20 @@ impl Task {
     }
 }
 
-/// What comes from a queue, with an item for its end.
-fn items(index: usize, incoming: Incoming) -> Pin<Box<dyn Stream<Item = (usize, Item)> + Send>> {
+/// What comes from a queue, with an item for its end; where that has no reason, only if it is the queue's first consumer.
+pub(super) fn items(
+    index: usize,
+    incoming: Incoming,
+    first: bool,
+) -> Pin<Box<dyn Stream<Item = (usize, Item)> + Send>> {
     let stream = futures_util::stream::unfold(Some(incoming), move |incoming| async move {
         let mut incoming = incoming?;
         match incoming.next().await {
             Ok(message) => Some(((index, Item::Message(message)), Some(incoming))),
-            Err(reason) => Some(((index, Item::Gone(reason)), None)),
+            Err(reason) => {
+                let told = first || reason.is_some();
+                told.then_some(((index, Item::Gone(reason)), None))
+            }
         }
     });
     Box::pin(stream)

@@ -8,21 +8,19 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
 use lapin::options::{BasicCancelOptions, BasicQosOptions};
 use lapin::types::ShortString;
 use tokio::time::Instant;
 
 use super::arrival::is_older;
-use super::consumer::{Item, Session, Task};
+use super::consumer::{Session, Task, items};
 use super::errors::bounded;
 use super::properties::short;
 use super::wire::Message;
 use crate::transport::TransportError;
 
 /// How many requests a second consumer is sent at once.
-pub(super) const MOST: usize = 256;
+const MOST: usize = 256;
 const FEWEST: usize = 8;
 /// Their bodies, in bytes, about.
 const BYTES: usize = 16 * 1024 * 1024;
@@ -73,7 +71,7 @@ impl Task {
             return Ok(false);
         };
         let now = Instant::now();
-        let old = is_older(&message.properties, limit, session.wait.longest(now));
+        let old = is_older(&message.properties, limit, message.came);
         if old {
             if session.surge.tags.iter().all(|(queue, _)| *queue != index) {
                 self.begin_surge(session, index, message.size).await?;
@@ -105,17 +103,8 @@ impl Task {
         let incoming = channel.incoming(self.consumed(&queue, false)).await?;
         session.surge.tags.push((index, incoming.tag()));
         session.surge.until = Some(Instant::now() + CALM);
-        let items: BoxStream<'_, _> = stream::unfold(Some(incoming), move |incoming| async move {
-            let mut incoming = incoming?;
-            match incoming.next().await {
-                Ok(message) => Some(((index, Item::Message(message)), Some(incoming))),
-                Err(Some(error)) => Some(((index, Item::Gone(Some(error))), None)),
-                // It was cancelled, or the queue is gone, which its first consumer learns as well.
-                Err(None) => None,
-            }
-        })
-        .boxed();
-        session.queues.push(items);
+        // It was cancelled, or the queue is gone, which its first consumer learns as well.
+        session.queues.push(items(index, incoming, false));
         bounded(
             what,
             limit,

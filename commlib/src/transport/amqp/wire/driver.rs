@@ -66,6 +66,8 @@ pub(super) struct Driver<S> {
     start: usize,
     end: usize,
     begun: HashMap<u16, Begun>,
+    /// When what is looked at was read.
+    now: Instant,
     /// When the library heard something last.
     heard: Instant,
     /// Until it is known better.
@@ -117,6 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             start: 0,
             end: 0,
             begun: HashMap::new(),
+            now: Instant::now(),
             heard: Instant::now(),
             reason: io::ErrorKind::ConnectionAborted,
         }
@@ -214,6 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 
     /// Gives each frame to whom it belongs.
     fn dispatch(&mut self) -> Result<(), Broken> {
+        self.now = Instant::now();
         let read = std::mem::take(&mut self.read);
         let mut for_library = Vec::new();
         let result = loop {
@@ -236,13 +240,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     }
 
     fn pass_to_library(&mut self, frames: &[u8]) {
-        let now = Instant::now();
         // What goes past it is a sign of life, too.
         let silent = frames.is_empty();
-        if silent && now.duration_since(self.heard) < ALIVE {
+        if silent && self.now.duration_since(self.heard) < ALIVE {
             return;
         }
-        self.heard = now;
+        self.heard = self.now;
         let mut inward = self.wire.inward.lock();
         inward
             .bytes
@@ -391,6 +394,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             malformed,
             size: begun.size,
             data,
+            came: self.now,
         };
         match begun.what {
             What::Delivery(Some(consumer)) => (consumer.deliver)(message),

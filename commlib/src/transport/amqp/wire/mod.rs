@@ -53,6 +53,8 @@ pub(super) struct Message {
     pub(super) size: usize,
     /// Its body; only the beginning of one that is larger than its consumer takes.
     pub(super) data: Bytes,
+    /// When its end was read.
+    pub(super) came: tokio::time::Instant,
 }
 
 /// Hears what becomes of the messages that a channel sends. The task of the connection calls it, so it never waits.

@@ -110,6 +110,32 @@ const GOALS: &[Goal] = &[
     goal("AMQP RPC", Figure::ServerPeak, "", "commlib.amqp", "lapin.ack64", [1.5, 1.2]),
 ];
 
+/// The same jobs by hand, where a goal compares with something that does another job, or that swings.
+#[rustfmt::skip] // A table.
+const BY_HAND: &[(&str, &str, &str, &str)] = &[
+    ("Redis RPC, callers with a list per call, 64 in flight", "rpc64", "commlib.redis.perlist", "redis.interop"),
+    ("AMQP RPC, acked, 64 in flight", "rpc64", "commlib.amqp", "lapin.noack.spawn"),
+    ("topics on AMQP, flat out, unconfirmed", "pub", "ps.commlib.amqp.unconfirmed", "ps.lapin.pipe64"),
+    ("topics on AMQP, flat out, confirmed", "pub", "ps.commlib.amqp", "ps.lapin.confirm.pipe64"),
+    ("durable topics on AMQP, flat out", "pub", "ps.commlib.amqp.durable", "ps.lapin.durable.pipe64"),
+];
+
+/// The rows about what is done by hand as a table of Markdown.
+pub(super) fn by_hand(report: &Report) -> String {
+    let mut rows = vec![
+        "| work, per second | ours / by hand | measured (least–most) |".to_owned(),
+        "|---|---|--:|".to_owned(),
+    ];
+    for (work, phase, ours, theirs) in BY_HAND {
+        let measured = ratio(&report.results, Figure::Rate, phase, [ours, theirs]);
+        let measured = measured.map_or("not measured".to_owned(), |[least, ratio, most]| {
+            format!("{ratio:.2} ({least:.2}–{most:.2})")
+        });
+        rows.push(format!("| {work} | `{ours}` / `{theirs}` | {measured} |"));
+    }
+    rows.join("\n") + "\n"
+}
+
 /// The rows as a table of Markdown.
 pub(super) fn table(report: &Report) -> String {
     let mut rows = vec![
@@ -162,22 +188,27 @@ fn row(results: &Results, goal: &Goal) -> String {
         goal.floor,
         goal.goal
     );
+    let Some([least, ratio, most]) = ratio(results, goal.figure, goal.phase, [goal.ours, goal.theirs]) else {
+        return format!("{what} not measured | – |");
+    };
+    let verdict = verdict([least, ratio, most], goal.floor, goal.goal);
+    format!("{what} {ratio:.2} ({least:.2}–{most:.2}) | {verdict} |")
+}
+
+/// The ratio of the medians of two systems, between the least and the most within one round.
+fn ratio(results: &Results, figure: Figure, phase: &str, [ours, theirs]: [&str; 2]) -> Option<[f64; 3]> {
     let figures = |system: &str| -> Vec<(usize, f64)> {
-        if goal.phase.is_empty() {
-            peaks(results, system, goal.figure)
+        if phase.is_empty() {
+            peaks(results, system, figure)
         } else {
             results
-                .of(system, goal.phase)
-                .map(|sample| (sample.round, goal.figure.of(sample)))
+                .of(system, phase)
+                .map(|sample| (sample.round, figure.of(sample)))
                 .collect()
         }
     };
-    let (ours, theirs) = (figures(goal.ours), figures(goal.theirs));
-    let (Some(our), Some(their)) = (median(&ours), median(&theirs)) else {
-        return format!("{what} not measured | – |");
-    };
-    let ratio = our / their;
-    // The spread is that of ratios within one round.
+    let (ours, theirs) = (figures(ours), figures(theirs));
+    let ratio = median(&ours)? / median(&theirs)?;
     let same_round = ours.iter().filter_map(|(round, figure)| {
         let (_, other) = theirs.iter().find(|(other, _)| other == round)?;
         (*other > 0.0).then_some(figure / other)
@@ -185,8 +216,7 @@ fn row(results: &Results, goal: &Goal) -> String {
     let (least, most) = same_round.fold((f64::MAX, f64::MIN), |(least, most), ratio| {
         (least.min(ratio), most.max(ratio))
     });
-    let verdict = verdict([least, ratio, most], goal.floor, goal.goal);
-    format!("{what} {ratio:.2} ({least:.2}–{most:.2}) | {verdict} |")
+    Some([least, ratio, most])
 }
 
 /// What the ratio of medians says, which decides; and of a floor that is missed, whether some round reached it.

@@ -94,6 +94,13 @@ fn page(report: &Report, command: &str, plots: &[(String, String)]) -> String {
          decides; `within the spread` is a floor that it misses and the best round reaches.\n\n{}",
         goals::table(report)
     );
+    let _ = write!(
+        out,
+        "\n### The same by hand\n\nWhere a goal compares with something that does another job (a queue that is not durable, Python) or \
+         that swings from round to round (the naive loop on Redis), this is what the same job does by hand on the raw client: the \
+         most that the broker and two cores give.\n\n{}",
+        goals::by_hand(report)
+    );
     out += METHOD;
     out += "\n## Tables\n\n× is the ratio of medians to the system named above the table. CPU is in seconds per 100,000 calls \
             or messages, of client (or publisher), server (or subscriber) and broker; one process where there is no server. \

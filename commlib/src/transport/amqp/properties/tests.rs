@@ -1,5 +1,15 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::types::FieldTable;
+
+use super::read::{microseconds, route};
+use super::write::text;
 use super::*;
-use crate::envelope::Headers;
+use crate::envelope::{Dialect, Envelope, Headers, Meta, WireError};
+use crate::error::Execution;
+use crate::transport::{ReplyRoute, Taken};
 
 /// One that came whole.
 fn read_request(properties: &BasicProperties, body: Bytes, max_body: usize) -> (Taken, Question) {

@@ -41,6 +41,7 @@ mod shared;
 mod subscription;
 mod supervisor;
 mod surge;
+mod unconfirmed;
 mod wire;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -5,7 +5,7 @@ use commlib_bench_protocol::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::rpc::{self, lapin::Style, redis_naive::Caller};
-use crate::topics::{self as ps, lapin::Acks};
+use crate::topics::{self as ps, durable::Kept, lapin::Acks};
 
 /// The broker that a system needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -319,6 +319,12 @@ pub(crate) const SYSTEMS: &[System] = &[
         64,
         "commlib, amqp://, durable topic, messages with transient(), a group of one that runs 64 handlers",
     ),
+    topics(
+        "ps.commlib.amqp.acked",
+        Broker::RabbitMq,
+        64,
+        "the same with transient() and unconfirmed()",
+    ),
     system(
         "commlib.amqp.noack",
         Broker::RabbitMq,
@@ -403,9 +409,10 @@ pub(crate) async fn serve(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "ps.commlib.redis" | "ps.commlib.amqp" | "ps.commlib.amqp.unconfirmed" => {
             ps::ours::subscribe(url, variant).await
         }
-        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" | "ps.commlib.amqp.transient" => {
-            ps::durable::subscribe(url, 64).await
-        }
+        "ps.commlib.redis.durable"
+        | "ps.commlib.amqp.durable"
+        | "ps.commlib.amqp.transient"
+        | "ps.commlib.amqp.acked" => ps::durable::subscribe(url, 64).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::subscribe(url).await,
         "ps.lapin.ack" => ps::lapin::subscribe(url, Acks::Each(256), false).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => {
@@ -440,8 +447,11 @@ pub(crate) async fn drive(name: &str, variant: Variant, url: &str) -> anyhow::Re
         "ps.commlib.amqp.unconfirmed" => ps::ours::publish(url, variant, true).await,
         "ps.floor.mpsc" => ps::floor::publish().await,
         "ps.commlib.redis" | "ps.commlib.amqp" => ps::ours::publish(url, variant, false).await,
-        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => ps::durable::publish(url, false).await,
-        "ps.commlib.amqp.transient" => ps::durable::publish(url, true).await,
+        "ps.commlib.redis.durable" | "ps.commlib.amqp.durable" => {
+            ps::durable::publish(url, Kept::Default).await
+        }
+        "ps.commlib.amqp.transient" => ps::durable::publish(url, Kept::Transient).await,
+        "ps.commlib.amqp.acked" => ps::durable::publish(url, Kept::Unconfirmed).await,
         "ps.redis.await" | "ps.redis.pipe64" => ps::redis::publish(url).await,
         "ps.lapin" | "ps.lapin.pipe64" | "ps.lapin.ack" => ps::lapin::publish(url, false, false).await,
         "ps.lapin.confirm" | "ps.lapin.confirm.pipe64" => ps::lapin::publish(url, true, false).await,

@@ -88,7 +88,7 @@ const GOALS: &[Goal] = &[
     goal("topics on Redis, 200/s", Figure::P50, "pub200", "ps.commlib.redis", "ps.redis.pipe64", [1.15, 1.0]),
     goal("durable topics on Redis, flat out", Figure::Rate, "pub", "ps.commlib.redis.durable", "ps.ruststream.stream.pipe64", [1.0, 1.5]),
     goal("durable topics on AMQP, flat out", Figure::Rate, "pub", "ps.commlib.amqp.durable", "ps.ruststream.rabbit.pipe64", [1.0, 1.5]),
-    goal("acknowledged topics on AMQP, flat out", Figure::Rate, "pub", "ps.commlib.amqp.transient", "ps.ruststream.rabbit.pipe64", [1.0, 1.5]),
+    goal("acknowledged topics on AMQP, flat out", Figure::Rate, "pub", "ps.commlib.amqp.acked", "ps.ruststream.rabbit.pipe64", [1.0, 1.5]),
     goal("topics on AMQP, flat out, unconfirmed", Figure::Rate, "pub", "ps.commlib.amqp.unconfirmed", "ps.lapin", [1.6, 1.9]),
     goal("topics on AMQP, flat out, confirmed", Figure::Rate, "pub", "ps.commlib.amqp", "ps.lapin", [0.8, 1.0]),
     goal("memory RPC, 1 in flight", Figure::P50, "rpc1", "commlib.memory", "tarpc.inproc", [0.55, 0.35]),

@@ -126,6 +126,7 @@ pub(crate) const TABLES: &[Group] = &[
             "ps.lapin.confirm.pipe64",
             "ps.commlib.amqp.durable",
             "ps.commlib.amqp.transient",
+            "ps.commlib.amqp.acked",
             "ps.lapin.durable.pipe64",
             "ps.ruststream.rabbit.pipe64",
         ],

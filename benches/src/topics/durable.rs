@@ -35,27 +35,38 @@ pub(crate) async fn subscribe(url: &str, concurrency: usize) -> anyhow::Result<(
     answer_collects(&collector).await
 }
 
-/// Publishes; a message counts when the broker has it, on its disk or, if it is transient, in memory.
-pub(crate) async fn publish(url: &str, transient: bool) -> anyhow::Result<()> {
+/// What the broker is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kept {
+    /// To say that it has stored the message.
+    Default,
+    /// To say that it has it in memory.
+    Transient,
+    /// To have it in memory, and say nothing.
+    Unconfirmed,
+}
+
+/// Publishes.
+pub(crate) async fn publish(url: &str, kept: Kept) -> anyhow::Result<()> {
     let node = Node::connect(url).await?;
     let publisher = LogPublisher::new(&node);
-    drive_publisher(OurPublisher { publisher, transient }).await
+    drive_publisher(OurPublisher { publisher, kept }).await
 }
 
 #[derive(Clone)]
 struct OurPublisher {
     publisher: LogPublisher,
-    transient: bool,
+    kept: Kept,
 }
 
 impl Publisher for OurPublisher {
     async fn publish(&self, reading: Reading) -> Result<(), Fault> {
         let publish = self.publisher.sonar(reading.into());
-        if self.transient {
-            publish.transient().await?;
-        } else {
-            publish.await?;
-        }
+        match self.kept {
+            Kept::Default => publish.await?,
+            Kept::Transient => publish.transient().await?,
+            Kept::Unconfirmed => publish.transient().unconfirmed().await?,
+        };
         Ok(())
     }
 }

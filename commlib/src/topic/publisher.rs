@@ -119,8 +119,8 @@ impl Publish {
     /// Does not wait until the broker has it. On RabbitMQ it resolves when the message is handed to the connection, which
     /// is several times faster: up to some 2,000 messages, or 8 MiB, may not be written by then, more of them wait. What was
     /// handed over when the connection breaks may be lost without a word ([`Accepted::unconfirmed`]); closing the node
-    /// waits for it. Redis and the in-process bus answer each message anyway, and one of a durable topic is always
-    /// confirmed: there it changes nothing.
+    /// waits for it. Redis and the in-process bus answer each message anyway, and one of a durable topic is confirmed
+    /// unless it is [transient](Self::transient): there it changes nothing.
     pub fn unconfirmed(mut self) -> Self {
         self.unconfirmed = true;
         self
@@ -132,6 +132,11 @@ impl Publish {
     /// rest before it is tried again, or is a dead letter, it is kept like every other. How Redis keeps messages is its
     /// own setting, and the in-process bus has no disk: there it changes nothing, nor does it for topics that are not
     /// durable.
+    ///
+    /// With [`unconfirmed`](Self::unconfirmed) as well, publishing does not wait for RabbitMQ, and nobody knows what became of
+    /// the message before a group has it: it may be lost with the connection, and a group that is full
+    /// ([`Limits::backlog`](crate::Limits::backlog)) gets it no more. That is what other libraries do by default, and the
+    /// fastest way to handlers that acknowledge.
     ///
     /// On the wire it is the delivery mode 1 of [AMQP 0-9-1](https://www.rabbitmq.com/docs/publishers#message-properties).
     pub fn transient(mut self) -> Self {

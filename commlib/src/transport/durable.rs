@@ -72,13 +72,19 @@ pub struct PublishOptions {
     /// The durable topic that the address belongs to, with `*` for every level that varies: kept for its groups.
     pub durable: Option<Pattern>,
     /// Resolve when the message is handed to the connection, where the broker would confirm it else. One of a durable
-    /// topic is confirmed nevertheless.
+    /// topic is confirmed nevertheless, unless it is transient.
     pub unconfirmed: bool,
     /// A message of a durable topic need not survive the end of the broker.
     pub transient: bool,
 }
 
 impl PublishOptions {
+    /// Whether the broker has to say that it keeps the message for the groups of a durable topic.
+    #[cfg(feature = "amqp")]
+    pub(crate) fn is_kept_for_certain(&self) -> bool {
+        self.durable.is_some() && !(self.transient && self.unconfirmed)
+    }
+
     /// A message of a durable topic.
     #[must_use]
     pub fn durable(topic: Pattern) -> Self {

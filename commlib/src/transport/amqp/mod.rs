@@ -374,7 +374,7 @@ impl Transport for Amqp {
         message: Envelope,
         options: PublishOptions,
     ) -> BoxFuture<'_, Result<Accepted, TransportError>> {
-        if options.durable.is_some() {
+        if options.is_kept_for_certain() {
             return self.publish_durable(address, message, options.transient);
         }
         async move {
@@ -395,7 +395,7 @@ impl Transport for Amqp {
     fn publish_now(&self, address: &Address, message: Envelope, options: &PublishOptions) -> Published {
         let lane = &self.unconfirmed_topics;
         // What can't be done, or is wrong with the message, is told by `publish`.
-        if options.durable.is_some()
+        if options.is_kept_for_certain()
             || options.unconfirmed && !lane.is_open()
             || self.check(message.data.len()).is_err()
         {

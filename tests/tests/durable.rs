@@ -124,7 +124,7 @@ async fn rabbitmq_forgets_what_is_transient_when_it_ends_and_nothing_else() {
     broker.restart().await;
     let (_node, clerk) = serve(&broker.url()).await;
     clerk.handled(1..2).await;
-    assert_eq!(*clerk.0.lock(), [(1, 1)]);
+    assert_eq!(*clerk.0.lock(), BTreeMap::from([(1, 1)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -128,7 +128,7 @@ impl Publish {
 
     /// A message of a durable topic that need not survive the broker: its groups get it also after being away, it is confirmed,
     /// acknowledged and tried again like every other, but RabbitMQ keeps it in memory and writes nothing to its disk
-    /// ([`Durability::BrokerMemory`](crate::Durability::BrokerMemory)), which is some 1.5 times as fast. Once it has to
+    /// ([`Durability::BrokerMemory`](crate::Durability::BrokerMemory)), which costs it much less. Once it has to
     /// rest before it is tried again, or is a dead letter, it is kept like every other. How Redis keeps messages is its
     /// own setting, and the in-process bus has no disk: there it changes nothing, nor does it for topics that are not
     /// durable.

@@ -323,7 +323,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         "ps.commlib.amqp.acked",
         Broker::RabbitMq,
         64,
-        "the same with transient() and unconfirmed()",
+        "commlib, amqp://, durable topic, messages with transient() and unconfirmed(), a group of one that runs 64 handlers",
     ),
     system(
         "commlib.amqp.noack",

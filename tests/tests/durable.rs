@@ -120,6 +120,11 @@ async fn rabbitmq_forgets_what_is_transient_when_it_ends_and_nothing_else() {
     let publisher = OrdersPublisher::new(&node);
     let accepted = publisher.placed(0).transient().await.unwrap();
     assert_eq!(accepted.durability, Durability::BrokerMemory);
+    assert!(!accepted.unconfirmed);
+    let accepted = publisher.placed(2).transient().unconfirmed().await.unwrap();
+    assert!(accepted.unconfirmed, "it waited for the broker");
+    assert_eq!(accepted.durability, Durability::None);
+    assert!(!publisher.placed(1).unconfirmed().await.unwrap().unconfirmed);
     assert_eq!(place(&node, 1..2).await, Durability::BrokerDisk);
     broker.restart().await;
     let (_node, clerk) = serve(&broker.url()).await;

@@ -307,7 +307,8 @@ async fn messages_are_a_sign_of_life_to_the_library() {
     for second in 0..10 {
         let bytes = delivery(second, &[0, 0], &[b"x"]);
         world.broker.write_all(&bytes).await.unwrap();
-        world.messages.recv().await.unwrap();
+        let message = world.messages.recv().await.unwrap();
+        assert_eq!(message.came, tokio::time::Instant::now());
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         let mut read = [0; 8];
         if let Some(all) = futures_util::FutureExt::now_or_never(world.library.read_exact(&mut read)) {

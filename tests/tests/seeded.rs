@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use commlib::Execution;
 use commlib::prelude::*;
 use commlib::transport::memory::{Bus, MemoryFaults};
 use commlib_tests::ledger::{Finding, Promise, Verdict};
@@ -218,5 +219,40 @@ fn every_gap_is_announced() {
         breaking.abort();
         assert!(next == 500 || told, "the end is missing, untold");
         assert!(gaps > 3 && missed > 10, "{gaps} gaps, {missed} missed");
+    });
+}
+
+/// A request that comes while there is no connection goes out with the next one, as it was.
+#[test]
+fn a_call_without_a_connection_waits_for_the_next() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let name = unique("seeded");
+        let bus = Bus::named(&name);
+        let url = format!("memory://{name}");
+        let server = Node::connect(&url).await.unwrap();
+        server.serve(WorkServer::new(Keeper::default())).await.unwrap();
+        bus.set_faults(MemoryFaults::seed(5).disconnect(0.5, Duration::from_millis(400)));
+        let client = Node::connect(&url).await.unwrap();
+        let work = WorkClient::new(&client);
+        let mut waited = 0;
+        for id in 0..50 {
+            let begun = tokio::time::Instant::now();
+            match work.work(id, id + 1, 0).await {
+                Ok(answer) => {
+                    assert_eq!(answer, (id, id + 1));
+                    waited += usize::from(begun.elapsed() > Duration::ZERO);
+                }
+                // The connection went while the reply was awaited.
+                Err(error) => assert_eq!(error.execution(), Execution::MayHaveRun, "{error}"),
+            }
+            // A connection that is to go goes now.
+            tokio::task::yield_now().await;
+        }
+        assert!(waited > 5, "{waited} calls waited for a connection");
     });
 }

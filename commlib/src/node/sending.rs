@@ -88,6 +88,11 @@ impl Node {
         self.inner.inbox.initialized() && self.inner.config.client_middleware.is_empty()
     }
 
+    /// Whether its connection can be away, so that what did not leave is sent again.
+    pub(crate) fn reconnects(&self) -> bool {
+        self.inner.transport.capabilities().reconnects
+    }
+
     pub(crate) fn take_reply(&self, mut reply: Answer) -> Outcome {
         // Whatever is wrong with it, it is there, so the method ran.
         self.inner

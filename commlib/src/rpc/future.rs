@@ -14,12 +14,13 @@ use tokio::time::Instant;
 use super::call::{Parts, decode, span};
 use super::{Call, Retry};
 use crate::address::Address;
-use crate::error::{CallError, Failure};
+use crate::error::{CallError, Failure, Status};
 use crate::message::{Message, ServiceError};
 use crate::middleware::{Invocation, Kind, Outcome};
 use crate::node::{InFlight, Stopped};
 use crate::runtime::scope::Scope;
 use crate::trace::TraceContext;
+use crate::transport::TransportError;
 
 /// A [`Call`] that was awaited. Dropping it cancels the call.
 #[must_use = "futures do nothing unless polled"]
@@ -80,7 +81,8 @@ enum State {
 /// What a request that did not leave is sent with once more.
 struct Sent {
     scope: Scope,
-    body: Bytes,
+    /// Not kept where there is no connection that could be away, as sharing it costs an allocation.
+    body: Option<Bytes>,
     deadline: Instant,
 }
 
@@ -94,44 +96,46 @@ impl Running {
         let deadline = parts.deadline(&scope, now);
         let address = parts.address()?;
         let span = span(&address);
-        let sent = Sent {
-            scope,
-            body,
-            deadline,
-        };
         if self.retry.is_some() || !span.is_disabled() || !parts.node.is_direct() {
-            return Ok(self.in_full(address, sent, span));
+            return Ok(self.in_full(address, body, deadline, span, scope));
         }
         parts.node.check_open()?;
         let mut headers = parts.headers.clone();
-        TraceContext::inject(&mut headers, &sent.scope, &span);
-        let invocation = Invocation::new(
-            Kind::Call,
-            address,
-            headers,
-            parts.encoded(sent.body.clone()),
+        TraceContext::inject(&mut headers, &scope, &span);
+        let sent = Sent {
+            scope,
+            body: parts.node.reconnects().then(|| body.clone()),
             deadline,
-        );
+        };
+        let invocation = Invocation::new(Kind::Call, address, headers, parts.encoded(body), deadline);
         match InFlight::start(&parts.node, invocation, now, false) {
             Ok(flight) => Ok(State::InFlight(flight, sent)),
             Err(Stopped::Failed(failure)) => Err(failure),
-            Err(Stopped::Unsent(_)) => self.again(sent),
+            Err(Stopped::Unsent(error)) => self.again(sent, error),
         }
     }
 
     /// Sends once more what did not leave.
-    fn again(&mut self, sent: Sent) -> Result<State, Failure> {
-        let address = self.parts.address()?;
-        let span = span(&address);
-        Ok(self.in_full(address, sent, span))
-    }
-
-    fn in_full(&mut self, address: Address, sent: Sent, span: tracing::Span) -> State {
+    fn again(&mut self, sent: Sent, error: TransportError) -> Result<State, Failure> {
         let Sent {
             scope,
             body,
             deadline,
         } = sent;
+        let body = body.ok_or_else(|| Status::from(error))?;
+        let address = self.parts.address()?;
+        let span = span(&address);
+        Ok(self.in_full(address, body, deadline, span, scope))
+    }
+
+    fn in_full(
+        &mut self,
+        address: Address,
+        body: Bytes,
+        deadline: Instant,
+        span: tracing::Span,
+        scope: Scope,
+    ) -> State {
         let parts = self.parts.take();
         let headers = parts.headers.clone();
         let invocation = Invocation::new(Kind::Call, address, headers, parts.encoded(body), deadline);
@@ -146,7 +150,7 @@ impl Running {
                 let tried = ready!(flight.poll(&parts.node, cx));
                 match (tried, std::mem::replace(state, State::Over)) {
                     (Ok(reply), _) => return Poll::Ready(Ok(reply)),
-                    (Err(Stopped::Unsent(_)), State::InFlight(_, sent)) => self.again(sent),
+                    (Err(Stopped::Unsent(error)), State::InFlight(_, sent)) => self.again(sent, error),
                     (Err(Stopped::Failed(failure)), _) => Err(failure),
                     (Err(Stopped::Unsent(_)), _) => return Poll::Pending,
                 }

@@ -3,10 +3,14 @@
 //! A call's id starts with its place in the table of calls in flight, so that a reply finds its call without a hash;
 //! the random rest is what makes an id that nobody can guess.
 
+use rand::Rng;
+
 /// How long an id is.
 pub(crate) const LEN: usize = 24;
 /// The bytes that an id's characters stand for.
 const BYTES: usize = 18;
+/// How many of them are a call's key.
+const KEY_BYTES: usize = 4;
 /// The characters that a key is read from, whose last bits are random.
 const KEY: usize = 6;
 
@@ -26,7 +30,9 @@ const NO_DIGIT: u8 = 0xff;
 
 /// A random id.
 pub(crate) fn random() -> String {
-    text(&write(&rand::random()))
+    let mut bytes = [0; BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    text(&write(&bytes))
 }
 
 /// An id of these bytes. Written out here, because a call spends as much time on a general encoder as on the random bytes.
@@ -53,9 +59,22 @@ pub(crate) struct CallId([u8; LEN]);
 impl CallId {
     /// A random id that begins with a key.
     pub(crate) fn with_key(key: u32) -> Self {
-        let mut bytes = rand::random::<[u8; BYTES]>();
-        bytes[..4].copy_from_slice(&key.to_be_bytes());
+        let mut bytes = [0; BYTES];
+        let (own, random) = bytes.split_at_mut(KEY_BYTES);
+        own.copy_from_slice(&key.to_be_bytes());
+        rand::rng().fill_bytes(random);
         Self(write(&bytes))
+    }
+
+    /// The id that this text is, if it has the length of one.
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        text.as_bytes().try_into().ok().map(Self)
+    }
+
+    /// As text.
+    pub(crate) fn as_str(&self) -> &str {
+        // What was made here is ASCII, and what came as text has not been cut.
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// The key that an id begins with, if it is one.
@@ -78,7 +97,7 @@ impl CallId {
 
     /// As it goes on the wire.
     pub(crate) fn text(&self) -> String {
-        text(&self.0)
+        self.as_str().to_owned()
     }
 }
 

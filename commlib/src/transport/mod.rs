@@ -180,6 +180,8 @@ pub struct Capabilities {
     pub give_back: bool,
     /// The broker drops expired requests by itself.
     pub expires: bool,
+    /// The connection can be away, so that what did not leave is sent again.
+    pub reconnects: bool,
 }
 
 /// The state of a connection.

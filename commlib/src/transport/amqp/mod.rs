@@ -263,6 +263,7 @@ impl Transport for Amqp {
             groups: true,
             give_back: true,
             expires: true,
+            reconnects: true,
         }
     }
 

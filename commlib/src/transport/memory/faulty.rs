@@ -190,7 +190,10 @@ impl Transport for Faulty {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.line.inner.capabilities()
+        Capabilities {
+            reconnects: true,
+            ..self.line.inner.capabilities()
+        }
     }
 
     fn state(&self) -> watch::Receiver<ConnectionState> {

@@ -123,6 +123,7 @@ impl Transport for Memory {
             groups: true,
             give_back: true,
             expires: true,
+            reconnects: false,
         }
     }
 

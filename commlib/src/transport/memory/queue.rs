@@ -341,7 +341,7 @@ impl Place {
             address: consumer.index,
             taken,
             redelivered: false,
-            waited_for: matches!(reply.to, ReplyTo::Node(_)),
+            waited_for: matches!(reply.to, ReplyTo::Node(..)),
             responder: Box::new(MemoryResponder {
                 reply,
                 raw,

@@ -320,6 +320,7 @@ impl Transport for RedisTransport {
             give_back: true,
             // A work queue that nobody asks any more does; a single request in a busy one does not.
             expires: false,
+            reconnects: true,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Bodies: from values to bytes and back, with errors that say where. Which codec a body has, its content type says.
 
+mod buffer;
 pub(crate) mod json;
 pub(crate) mod message_pack;
 
@@ -94,10 +95,8 @@ impl Codec {
 /// What the type's `Serialize` refused, such as a map whose keys are no strings.
 pub(crate) fn encode<T: Serialize + ?Sized>(codec: Codec, value: &T) -> Result<Bytes, String> {
     match codec {
-        Codec::Json => json::to_vec(value)
-            .map(Bytes::from)
-            .map_err(|error| error.to_string()),
-        Codec::MessagePack => message_pack::encode(value),
+        Codec::Json => buffer::written(|out| json::write(value, out)).map_err(|error| error.to_string()),
+        Codec::MessagePack => buffer::written(|out| message_pack::write(value, out)),
     }
 }
 

@@ -24,16 +24,15 @@ const AS_IT_IS: &str = "$serde_json::private::";
 /// Encodes a value.
 ///
 /// # Errors
-/// As `serde_json::to_vec`.
-pub(super) fn to_vec<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec<u8>> {
+/// As `serde_json::to_writer`.
+pub(super) fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> serde_json::Result<()> {
     let is_text = Cell::new(false);
-    let mut out = Out(Vec::with_capacity(128));
+    let mut out = Out(out);
     let mut inner = serde_json::Serializer::with_formatter(&mut out, Format { is_text: &is_text });
     value.serialize(Quick {
         inner: &mut inner,
         is_text: Some(&is_text),
-    })?;
-    Ok(out.0)
+    })
 }
 
 /// How many of the first bytes stand for themselves in a string of JSON: all up to a quote, a backslash or a control
@@ -83,9 +82,9 @@ const fn is_special(byte: u8) -> bool {
 }
 
 /// A buffer that makes room for a long text and what comes after it in one go.
-struct Out(Vec<u8>);
+struct Out<'a>(&'a mut Vec<u8>);
 
-impl io::Write for Out {
+impl io::Write for Out<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_all(bytes)?;
         Ok(bytes.len())
@@ -346,6 +345,11 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
+
+    fn to_vec<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec<u8>> {
+        let mut json = Vec::new();
+        write(value, &mut json).map(|()| json)
+    }
 
     fn assert_same<T: Serialize + ?Sized>(value: &T) {
         let own = to_vec(value).map(|json| String::from_utf8(json).unwrap());

@@ -5,7 +5,6 @@
 //! Then it is one whole value, its lengths are true, and it is nested no deeper than JSON may be; serde's own reader
 //! neither minds bytes that follow nor counts the depth of enums.
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -28,16 +27,14 @@ pub(super) fn is_deeper(body: &[u8], limit: usize) -> bool {
 pub(crate) const MAX_DEPTH: usize = 128;
 
 #[cfg(feature = "msgpack")]
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, String> {
-    let mut out = Vec::with_capacity(128);
+pub(super) fn write<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), String> {
     // As people read it: so types such as addresses and times have the form that their schema describes.
-    let mut serializer = rmp_serde::Serializer::new(&mut out)
+    let mut serializer = rmp_serde::Serializer::new(out)
         .with_struct_map()
         .with_human_readable();
     value
         .serialize(&mut serializer)
-        .map_err(|error| error.to_string())?;
-    Ok(out.into())
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(feature = "msgpack")]
@@ -56,7 +53,7 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
 const ABSENT: &str = "this build has no MessagePack; enable the feature `msgpack` of the crate commlib";
 
 #[cfg(not(feature = "msgpack"))]
-pub(super) fn encode<T: Serialize + ?Sized>(_: &T) -> Result<Bytes, String> {
+pub(super) fn write<T: Serialize + ?Sized>(_: &T, _: &mut Vec<u8>) -> Result<(), String> {
     Err(ABSENT.to_owned())
 }
 
@@ -426,6 +423,11 @@ mod value_tests {
 
     use super::*;
 
+    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
+        let mut body = Vec::new();
+        write(value, &mut body).map(|()| body)
+    }
+
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     enum Expression {
         Value,
@@ -483,7 +485,7 @@ mod value_tests {
         let thread = small.spawn(|| {
             let enums = [
                 [0x81, 0xa3, b'N', b'o', b't'].repeat(200_000),
-                encode(&Expression::Value).unwrap().to_vec(),
+                encode(&Expression::Value).unwrap(),
             ]
             .concat();
             assert!(
@@ -496,7 +498,7 @@ mod value_tests {
             // What is just allowed fits, too.
             let enums = [
                 [0x81, 0xa3, b'N', b'o', b't'].repeat(MAX_DEPTH),
-                encode(&Expression::Value).unwrap().to_vec(),
+                encode(&Expression::Value).unwrap(),
             ]
             .concat();
             assert!(decode::<Expression>(&enums).is_ok());

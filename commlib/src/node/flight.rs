@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::coop;
@@ -41,8 +42,9 @@ impl From<Failure> for Stopped {
 pub(crate) struct InFlight {
     address: Address,
     call: PendingCall,
-    started: Instant,
     deadline: Instant,
+    /// How long before the deadline it was sent.
+    left: Duration,
     /// The broker keeps the request: it runs, whether or not somebody waits.
     durable: bool,
     /// Set when the deadline is near.
@@ -59,8 +61,9 @@ impl InFlight {
         durable: bool,
     ) -> Result<Self, Stopped> {
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
+        let left = deadline.saturating_duration_since(now);
         let pending = &node.inner.pending;
-        let Some(call) = pending.register(now, deadline) else {
+        let Some(call) = pending.register(deadline, left) else {
             let limit = pending.limit();
             let text = format!(
                 "{limit} calls are in flight already; raise the limit with `Limits::calls_in_flight`"
@@ -70,8 +73,8 @@ impl InFlight {
         let flight = Self {
             address,
             call,
-            started: now,
             deadline,
+            left,
             durable,
             timer: None,
             over: false,
@@ -88,8 +91,8 @@ impl InFlight {
     fn send(&self, node: &Node, invocation: Invocation) -> Result<(), Stopped> {
         let request = Request {
             address: self.address.clone(),
-            time_to_live: self.deadline.saturating_duration_since(self.started),
-            message: node.envelope(self.call.id().text(), invocation, self.started)?,
+            time_to_live: self.left,
+            message: node.envelope(self.call.id().text(), invocation, self.left)?,
             durable: self.durable,
         };
         Ok(node.inner.transport.request(request)?)
@@ -137,7 +140,7 @@ impl InFlight {
 
     fn timed_out(&mut self, node: &Node) -> Status {
         let unsent = self.give_up(node);
-        let (address, waited) = (&self.address, self.deadline - self.started);
+        let (address, waited) = (&self.address, self.left);
         if unsent {
             return Status::new(
                 StatusCode::DeadlineExceeded,

@@ -20,12 +20,12 @@ use crate::runtime::{id, now_micros};
 use crate::transport::{Accepted, PublishOptions, Published, Request, TransportError};
 
 impl Node {
-    /// What is sent of an invocation, compressed if that is wanted.
+    /// What is sent of an invocation, compressed if that is wanted. `left`: the time to its deadline.
     pub(super) fn envelope(
         &self,
         id: String,
         invocation: Invocation,
-        now: Instant,
+        left: Duration,
     ) -> Result<Envelope, Failure> {
         let limits = &self.inner.config.limits;
         check_headers(&invocation.headers, limits)?;
@@ -38,7 +38,6 @@ impl Node {
             }
             .into());
         }
-        let left = invocation.deadline.saturating_duration_since(now);
         let packed = self
             .inner
             .config
@@ -127,7 +126,8 @@ impl Node {
     async fn oneway(&self, invocation: Invocation, durable: bool) -> Outcome {
         self.check_open()?;
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        let message = self.envelope(id::random(), invocation, Instant::now())?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let message = self.envelope(id::random(), invocation, left)?;
         let accepted = self
             .when_connected(deadline, || {
                 let time_to_live = deadline.saturating_duration_since(Instant::now());
@@ -158,9 +158,9 @@ impl Node {
         options: &PublishOptions,
     ) -> Result<Begun, Failure> {
         self.check_open()?;
-        let (address, deadline) = (invocation.address.clone(), invocation.deadline);
-        // The message does not say how much time is left, so the time does not matter.
-        let message = self.envelope(id::random(), invocation, deadline)?;
+        let address = invocation.address.clone();
+        // The message does not say how much time is left.
+        let message = self.envelope(id::random(), invocation, Duration::ZERO)?;
         match self.inner.transport.publish_now(&address, message, options) {
             Published::Done(Ok(accepted)) => Ok(Begun::Accepted(accepted)),
             Published::Done(Err(error)) => Err(Status::from(error).into()),

@@ -52,8 +52,9 @@ fn text(id: &[u8; LEN]) -> String {
     str::from_utf8(id).unwrap_or_default().to_owned()
 }
 
-/// The id of a call, in the form that is kept while it is in flight.
+/// The id of a call, in the form that is kept while it is in flight. Aligned, since it is checked to be text in whole words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(align(8))]
 pub(crate) struct CallId([u8; LEN]);
 
 impl CallId {

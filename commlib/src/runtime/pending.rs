@@ -132,10 +132,10 @@ impl Pending {
         self.strays.load(Ordering::Relaxed)
     }
 
-    /// Opens a slot, or `None` when there are as many calls in flight as may be.
-    pub(crate) fn register(self: &Arc<Self>, now: Instant, deadline: Instant) -> Option<PendingCall> {
+    /// Opens a slot, or `None` when there are as many calls in flight as may be. `left`: the time to the deadline.
+    pub(crate) fn register(self: &Arc<Self>, deadline: Instant, left: Duration) -> Option<PendingCall> {
         // A task of another runtime can't rely on this one: it may not run now.
-        let near = deadline.saturating_duration_since(now) <= NEAR || !self.is_in_runtime();
+        let near = left <= NEAR || !self.is_in_runtime();
         let mut table = self.table.lock();
         if table.slots.len() >= self.limit {
             return None;
@@ -369,8 +369,8 @@ mod tests {
     }
 
     fn register(table: &Arc<Pending>) -> Option<PendingCall> {
-        let now = Instant::now();
-        table.register(now, now + Duration::from_secs(10))
+        let left = Duration::from_secs(10);
+        table.register(Instant::now() + left, left)
     }
 
     fn poll(table: &Pending, call: &PendingCall) -> Progress {
@@ -449,8 +449,8 @@ mod tests {
     async fn a_call_learns_that_its_deadline_is_near() {
         let table = table(10);
         let begin = Instant::now();
-        let far = table.register(begin, begin + Duration::from_secs(5)).unwrap();
-        let near = table.register(begin, begin + NEAR).unwrap();
+        let register = |left| table.register(begin + left, left).unwrap();
+        let (far, near) = (register(Duration::from_secs(5)), register(NEAR));
         assert!(waits(&table, &far) && matches!(poll(&table, &near), Progress::Near));
         let learned = std::future::poll_fn(|cx| match table.poll(&far, cx) {
             Progress::Near => Poll::Ready(Instant::now()),

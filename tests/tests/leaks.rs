@@ -5,6 +5,7 @@ use commlib_tests::soak::{BrokerKind, LeakRun};
 async fn leaks(broker: BrokerKind) {
     let run = LeakRun {
         calls: 5_000,
+        killed: 8,
         patient: false,
         ..LeakRun::full(broker)
     };

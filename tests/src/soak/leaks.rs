@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use futures_util::StreamExt;
+use futures_util::stream;
 use tokio::time::Instant;
 
 use super::brokers::{Broker, BrokerKind};
@@ -12,8 +13,10 @@ use super::server::Settings;
 use super::stage::Stage;
 use crate::{Child, Program, Signal};
 
-/// How many clients are killed.
-const KILLED: u64 = 8;
+/// How many clients live at once of those that are killed.
+const DYING: usize = 16;
+/// The least that a client calls that is to be killed halfway.
+const LEAST: u64 = 20;
 /// How long nothing temporary may outlive its owner.
 const LIFE: Duration = Duration::from_secs(60);
 /// How long a client may take for all of its calls.
@@ -26,8 +29,10 @@ const SLACK_KIB: u64 = 4 * 1024;
 pub struct LeakRun {
     /// On which broker.
     pub broker: BrokerKind,
-    /// How many calls are made by the client that lives; each killed one makes a fortieth before it dies.
+    /// How many calls are made by the client that lives; the killed ones together make a fifth of that before they die.
     pub calls: u64,
+    /// How many clients are killed.
+    pub killed: u64,
     /// Whether what is left is looked at after a minute. Else at once: it must be about to go by itself.
     pub patient: bool,
 }
@@ -61,6 +66,7 @@ impl LeakRun {
         Self {
             broker,
             calls: 100_000,
+            killed: 1_000,
             patient: true,
         }
     }
@@ -70,9 +76,9 @@ impl LeakRun {
     /// # Panics
     /// When a broker, a server or a client does not start, or a client does not end.
     pub async fn run(self, program: PathBuf) -> Report {
-        let (broker, calls) = (self.broker, self.calls);
+        let (broker, calls, killed) = (self.broker, self.calls, self.killed);
         let mut report = Report::new(format!(
-            "leaks on {broker}, {calls} calls and {KILLED} killed clients"
+            "leaks on {broker}, {calls} calls and {killed} killed clients"
         ));
         let stage = Stage::start(broker, program.clone()).await;
         let mut settings = Settings::new(&stage.broker.url());
@@ -93,15 +99,16 @@ impl LeakRun {
         // Allocators and the buffers of connections go on growing, more and more slowly, until some 50,000 calls were made.
         steady.wait_line("half", LIMIT).await;
         let warm = [Usage::of(server), Usage::of(steady.pid())];
-        let mut dying = JoinSet::new();
-        for number in 1..=KILLED {
-            let mut victim: Child = client(number << 32, calls / 20);
-            dying.spawn(async move {
-                victim.wait_line("half", LIMIT).await;
-                victim.kill().await;
-            });
-        }
-        dying.join_all().await;
+        let each = (2 * calls / 5 / killed.max(1)).max(LEAST);
+        stream::iter(1..=killed)
+            .for_each_concurrent(DYING, |number| {
+                let mut victim: Child = client(number << 32, each);
+                async move {
+                    victim.wait_line("half", LIMIT).await;
+                    victim.kill().await;
+                }
+            })
+            .await;
         let done = steady.wait_line("done", LIMIT).await;
         report.line(format!("{done}, in {:.1?}", begun.elapsed()));
         report.check(done.contains("failed: 0"), || "calls failed".to_owned());

@@ -14,7 +14,7 @@ usage: commlib-soak ledger [--transport redis|amqp] [--seed N] [--seconds S] [--
                            [--messages PER_SECOND] [--kept PER_SECOND]
                            [--faults kill,freeze,reset,blackhole,server]
        commlib-soak recovery [--transport redis|amqp] [--restarts N] [--clients N]
-       commlib-soak leaks [--transport redis|amqp] [--calls N]
+       commlib-soak leaks [--transport redis|amqp] [--calls N] [--killed N]
        commlib-soak drain [--transport redis|amqp]
        commlib-soak deadlines [--transport redis|amqp] [--seed N] [--calls N]
        commlib-soak all [--transport redis|amqp] [--seed N]
@@ -160,9 +160,11 @@ fn drain(options: &mut Options) -> Result<Vec<Run>, String> {
 
 fn leaks(options: &mut Options) -> Result<Vec<Run>, String> {
     let (brokers, calls) = (options.brokers()?, options.take("calls")?);
+    let killed = options.take("killed")?;
     let run = |broker| {
         let mut run = LeakRun::full(broker);
         run.calls = calls.unwrap_or(run.calls);
+        run.killed = killed.unwrap_or(run.killed);
         Run::Leaks(run)
     };
     Ok(brokers.into_iter().map(run).collect())

@@ -68,6 +68,7 @@ impl CallId {
     }
 
     /// The id that this text is, if it has the length of one.
+    #[cfg(feature = "memory")]
     pub(crate) fn of(text: &str) -> Option<Self> {
         text.as_bytes().try_into().ok().map(Self)
     }

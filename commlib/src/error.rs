@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::codec::Codec;
 
@@ -139,6 +139,9 @@ impl fmt::Display for StatusCode {
     }
 }
 
+/// The reason in the details of a status, where a server has more to do than it can.
+const OVERLOADED: &str = "overloaded";
+
 /// A failure that is not the method's own error: found by the runtime here, or reported by the peer.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -163,6 +166,19 @@ impl Status {
             details: None,
             execution: code.execution(),
         }
+    }
+
+    /// A server's refusal of a request that waited too long for its turn.
+    pub(crate) fn overloaded(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::ResourceExhausted, message)
+            .with_execution(Execution::DidNotRun)
+            .with_details(json!({ "reason": OVERLOADED }))
+    }
+
+    /// Whether this is one, also from a peer: not a limit that the request itself was over.
+    pub(crate) fn is_overload(&self) -> bool {
+        let reason = self.details.as_ref().and_then(|details| details.get("reason"));
+        self.code == StatusCode::ResourceExhausted && reason.is_some_and(|reason| reason == OVERLOADED)
     }
 
     /// The same with another statement about the execution.

@@ -55,6 +55,7 @@ pub(crate) fn after(now: Instant, time: Duration) -> Instant {
 /// | [`headers`](Self::headers): headers of a message, both ways | 64 | 256 |
 /// | [`header_bytes`](Self::header_bytes): their names and values together, both ways | 16 KiB | 32 KiB |
 /// | [`calls_in_flight`](Self::calls_in_flight): calls of the node's clients that wait for their reply | 10,000 | 1,000,000 |
+/// | [`refusals`](Self::refusals): calls to one address that may be refused in a second for want of room, before more of them are not sent | 200 | 1,000,000 |
 /// | [`concurrency`](Self::concurrency): requests that a server runs at once, unless [it says otherwise](crate::rpc::ServeRpc::concurrency) | 64 | 65,535 |
 /// | [`topic_buffer`](Self::topic_buffer): messages that wait for a slow reader, unless [it says otherwise](crate::topic::Subscribe::buffer) | 4,096 | 1,000,000 |
 /// | [`backlog`](Self::backlog): messages of a durable topic for a group that is behind or away | 100,000, in process 10,000 | 1,000,000, in process 10,000 |
@@ -92,6 +93,14 @@ pub struct Limits {
     pub header_bytes: usize,
     /// How many calls may wait for their reply at once. Default 10,000.
     pub calls_in_flight: usize,
+    /// How many calls to one address may be refused in a second for want of room, by the broker (the queue is full) or by
+    /// servers with a [longest wait](crate::rpc::ServeRpc::max_wait), before this node refuses more of them by itself.
+    /// Default 200.
+    ///
+    /// A call that is refused costs the broker as much as one that is served. After a refusal a node sends as many
+    /// calls to that address as are answered and so many more, which begin anew at 200 with each refusal and double with each
+    /// second without one; after 10 s it sends all. The others fail at once with `resource_exhausted`, *did not run*.
+    pub refusals: u32,
     /// How many requests a server runs at once. Default 64.
     pub concurrency: u32,
     /// How many messages of a subscription wait for a slow reader before the oldest are dropped. Default 4,096: what a
@@ -139,6 +148,7 @@ impl Limits {
             headers: 64,
             header_bytes: 16 * 1024,
             calls_in_flight: 10_000,
+            refusals: 200,
             concurrency: 64,
             topic_buffer: 4096,
             backlog: 100_000,
@@ -211,6 +221,13 @@ impl Limits {
         self
     }
 
+    /// Sets [`refusals`](Self#structfield.refusals).
+    #[must_use]
+    pub const fn refusals(mut self, per_second: u32) -> Self {
+        self.refusals = per_second;
+        self
+    }
+
     /// Sets [`concurrency`](Self#structfield.concurrency).
     #[must_use]
     pub const fn concurrency(mut self, requests: u32) -> Self {
@@ -260,6 +277,7 @@ impl Limits {
             ("headers", self.headers, HARD_HEADERS),
             ("header_bytes", self.header_bytes, HARD_HEADER_BYTES),
             ("calls_in_flight", self.calls_in_flight, 1_000_000),
+            ("refusals", self.refusals as usize, 1_000_000),
             ("concurrency", self.concurrency as usize, usize::from(u16::MAX)),
             ("topic_buffer", self.topic_buffer, 1_000_000),
             ("backlog", self.backlog as usize, HARD_BACKLOG as usize),
@@ -328,6 +346,8 @@ mod tests {
             (Limits::new().headers(HARD_HEADERS + 1), "headers"),
             (Limits::new().header_bytes(HARD_HEADER_BYTES + 1), "header_bytes"),
             (Limits::new().calls_in_flight(0), "calls_in_flight"),
+            (Limits::new().refusals(0), "refusals"),
+            (Limits::new().refusals(1_000_001), "refusals"),
             (Limits::new().concurrency(0), "concurrency"),
             (Limits::new().concurrency(65_536), "concurrency"),
             (Limits::new().topic_buffer(0), "topic_buffer"),

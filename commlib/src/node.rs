@@ -3,6 +3,7 @@
 mod builder;
 mod flight;
 mod sending;
+mod throttle;
 
 use std::fmt;
 use std::pin::pin;
@@ -29,6 +30,8 @@ use crate::middleware::Middleware;
 use crate::rpc::{Budget, Server};
 use crate::runtime::pending::Pending;
 use crate::transport::{self, ConnectionState, Transport, TransportError, TransportErrorKind};
+
+use throttle::Throttle;
 
 pub use builder::NodeBuilder;
 pub(crate) use flight::{InFlight, Stopped};
@@ -59,6 +62,7 @@ pub struct Node {
 struct Inner {
     transport: Arc<dyn Transport>,
     pending: Arc<Pending>,
+    throttle: Throttle,
     inbox: OnceCell<()>,
     config: Config,
     servers: Mutex<Vec<Server>>,

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
+use super::throttle::Throttle;
 use super::{Config, Inner, Node, URL_VARIABLE};
 use crate::address::Address;
 use crate::codec::Codec;
@@ -254,6 +255,7 @@ impl NodeBuilder {
             inner: Arc::new(Inner {
                 transport,
                 pending: Pending::new(self.limits.calls_in_flight, handle.clone()),
+                throttle: Throttle::new(self.limits.refusals),
                 inbox: OnceCell::new(),
                 config: Config {
                     call_timeout: self.call_timeout,

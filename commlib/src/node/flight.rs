@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::error::{Execution, Failure, LocalError, Status, StatusCode};
 use crate::middleware::{Invocation, Reply};
 use crate::runtime::pending::{Outcome as CallOutcome, PendingCall, Progress};
-use crate::transport::{Request, TransportError};
+use crate::transport::{Request, TransportError, TransportErrorKind};
 
 /// Why a try of a call has no reply.
 pub(crate) enum Stopped {
@@ -61,6 +61,7 @@ impl InFlight {
         durable: bool,
     ) -> Result<Self, Stopped> {
         let (address, deadline) = (invocation.address.clone(), invocation.deadline);
+        node.inner.throttle.admit(&address, now).map_err(Failure::from)?;
         let left = deadline.saturating_duration_since(now);
         let pending = &node.inner.pending;
         let Some(call) = pending.register(deadline, left) else {
@@ -95,7 +96,10 @@ impl InFlight {
             message: node.envelope(self.call.id().text(), invocation, self.left)?,
             durable: self.durable,
         };
-        Ok(node.inner.transport.request(request)?)
+        node.inner.transport.request(request).map_err(|error| {
+            self.told(node, is_full(&error));
+            error.into()
+        })
     }
 
     /// How it ended. Not polled again after that.
@@ -112,11 +116,32 @@ impl InFlight {
         };
         budget.made_progress();
         self.over = true;
-        Poll::Ready(match outcome {
-            CallOutcome::Reply(reply) => node.take_reply(reply).map_err(Stopped::from),
-            CallOutcome::Malformed(error) => Err(Failure::from(LocalError::Decode(error.to_string())).into()),
-            CallOutcome::Failed(error) => Err(error.into()),
-        })
+        let (ended, refused) = match outcome {
+            CallOutcome::Reply(reply) => {
+                let ended = node.take_reply(reply);
+                let refused = matches!(&ended, Err(Failure::Status(status)) if status.is_overload());
+                (ended.map_err(Stopped::from), refused)
+            }
+            CallOutcome::Malformed(error) => {
+                let failure = Failure::from(LocalError::Decode(error.to_string()));
+                (Err(failure.into()), false)
+            }
+            CallOutcome::Failed(error) => {
+                let refused = is_full(&error);
+                (Err(error.into()), refused)
+            }
+        };
+        self.told(node, refused);
+        Poll::Ready(ended)
+    }
+
+    /// Lets the throttle know how a call ended.
+    fn told(&self, node: &Node, refused: bool) {
+        if refused {
+            node.inner.throttle.refused(&self.address, Instant::now());
+        } else {
+            node.inner.throttle.answered(&self.address);
+        }
     }
 
     /// Nobody waits any more: the server is told. Nothing happens if it has ended.
@@ -171,6 +196,11 @@ impl InFlight {
             })
             .as_mut()
     }
+}
+
+/// Whether the broker has no room for more requests to an address.
+fn is_full(error: &TransportError) -> bool {
+    error.kind == TransportErrorKind::QueueFull
 }
 
 /// A request in flight as a future.

@@ -229,7 +229,7 @@ impl Server {
             .is_some_and(|limit| age(meta, received.micros) > limit)
         {
             let text = "the request waited too long for its turn: the servers have more to do than they can; try later";
-            return Err(Status::new(StatusCode::ResourceExhausted, text).with_execution(Execution::DidNotRun));
+            return Err(Status::overloaded(text));
         }
         if self.early.load(Ordering::Acquire) > 0
             && meta.id.as_ref().is_some_and(|id| self.was_canceled_early(id))

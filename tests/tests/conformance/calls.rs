@@ -8,7 +8,7 @@ use commlib::middleware::{BoxFuture, Invocation, Middleware, Next, Outcome};
 use commlib::prelude::*;
 use commlib::rpc::Retry;
 use commlib::topic::TopicSubscriber;
-use commlib::{Execution, LocalError, Pattern};
+use commlib::{Execution, Limits, LocalError, Pattern};
 use commlib_tests::eventually;
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
@@ -259,6 +259,56 @@ pub async fn a_request_that_waited_too_long_is_refused(world: World) {
     assert_eq!(error.execution(), Execution::DidNotRun);
     assert_eq!(probe.add(1, 2).await.unwrap(), Sum { c: 3 });
     assert_eq!(seen.runs(), 1);
+}
+
+pub async fn servers_that_refuse_are_sent_less(world: World) {
+    let prober = Prober::default();
+    let seen = Arc::clone(&prober.seen);
+    let limit = Duration::from_millis(500);
+    let server = world.node().await;
+    let serving = server
+        .serve(ProbeServer::new(prober))
+        .concurrency(1)
+        .max_wait(limit);
+    serving.await.unwrap();
+    let limits = Limits::new().refusals(5);
+    let probe = ProbeClient::new(&world.connect(world.builder().limits(limits)).await);
+    let busy = || async {
+        let waiting = seen.waiting();
+        let busy = tokio::spawn(probe.wait(true).into_future());
+        eventually(SOON, || async { seen.waiting() == waiting + 1 }).await;
+        busy
+    };
+    let add = |calls| futures_util::future::join_all((0..calls).map(|n| probe.add(n, n).into_future()));
+
+    let first = busy().await;
+    let late = tokio::spawn(add(20));
+    tokio::time::sleep(limit + Duration::from_millis(1000)).await;
+    seen.open();
+    assert!(first.await.unwrap().unwrap());
+    for reply in late.await.unwrap() {
+        let error = reply.unwrap_err();
+        assert!(error.to_string().contains("waited too long"), "{error}");
+    }
+    // It got 5 refusals a second, or with each second that passed since then twice as many.
+    let second = busy().await;
+    let mut more = add(200);
+    // All have set out now, or not.
+    assert!((&mut more).now_or_never().is_none());
+    seen.open();
+    assert!(second.await.unwrap().unwrap());
+    let replies = more.await;
+    let refused = |reply: &Result<Sum, CallError<_>>| match reply {
+        Err(CallError::Status(status)) if status.message.contains("was not sent") => {
+            assert_eq!(status.code, StatusCode::ResourceExhausted);
+            assert_eq!(status.execution, Execution::DidNotRun);
+            true
+        }
+        _ => false,
+    };
+    let unsent = replies.iter().filter(|reply| refused(reply)).count();
+    assert!((100..200).contains(&unsent), "{unsent} were not sent");
+    assert_eq!(probe.length("another method".to_owned()).await.unwrap(), 14);
 }
 
 pub async fn a_body_over_the_limit_is_refused_before_it_is_sent(world: World) {

@@ -61,6 +61,7 @@ on_every_transport! {
             many_calls_in_flight_each_get_their_own_reply
             too_many_calls_in_flight_are_refused
             a_request_that_waited_too_long_is_refused
+            servers_that_refuse_are_sent_less
             a_body_over_the_limit_is_refused_before_it_is_sent
             a_reply_over_the_limit_is_an_error
             shutdown_finishes_what_was_taken

@@ -215,7 +215,8 @@ fn overload(rows: &[Overload]) -> String {
     out += "\n## Overload\n\nA server that can do a known number of calls per second (each takes 10 ms, 16 at a time) gets ten \
             times as many from two clients that do not wait for replies. `peak` is what it does for callers that wait. \
             With the default settings 10,000 requests wait at the broker, and each answer has waited for all of them; the \
-            rows with a longest wait are of a server with `.max_wait(…)`.\n\n\
+            rows with a longest wait are of a server with `.max_wait(…)`. From the first refusal on the clients refuse most \
+            calls by themselves (`Limits::refusals`).\n\n\
             | transport | longest wait | peak/s | offered/s | answered/s | of peak | refused | p50, p99 ms of a refusal | p50, p99 ms of an \
             answer | other errors | share of client 1 | MiB client, server |\n|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
     for row in rows {

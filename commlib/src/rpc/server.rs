@@ -81,9 +81,10 @@ impl ServeRpc {
     ///
     /// While requests are too old, a server on RabbitMQ takes up to 256 more of them at once from the queue of each method
     /// (about 16 MiB of bodies, and 8 requests in any case), so that refusing them does not wait for handlers. What it took
-    /// so and what is young enough waits there for its turn, where no other server gets it. Refusing takes time all the
-    /// same: at ten times its load a server did about 80 % of its peak with a limit of 2 s, and 40 to 60 % with 1 s, on two
-    /// cores that broker and callers shared (`scripts/bench`, overload); with 500 ms it was 40 %, nearly all for one client.
+    /// so and what is young enough waits there for its turn, where no other server gets it. Refusing costs the
+    /// broker time all the same, so nodes that are refused send less ([`Limits::refusals`](crate::Limits::refusals)): at ten
+    /// times its load a server does 85 % of its peak or more with a limit of 1 s or 2 s, on two cores that broker and callers
+    /// share (`scripts/bench`, overload).
     pub fn max_wait(mut self, limit: Duration) -> Self {
         self.max_wait = Some(limit);
         self

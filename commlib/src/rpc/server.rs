@@ -83,8 +83,8 @@ impl ServeRpc {
     /// (about 16 MiB of bodies, and 8 requests in any case), so that refusing them does not wait for handlers. What it took
     /// so and what is young enough waits there for its turn, where no other server gets it. Refusing costs the
     /// broker time all the same, so nodes that are refused send less ([`Limits::refusals`](crate::Limits::refusals)): at ten
-    /// times its load a server does 85 % of its peak or more with a limit of 1 s or 2 s, on two cores that broker and callers
-    /// share (`scripts/bench`, overload).
+    /// times its load a server did 74 to 124 % of its peak with a limit of 1 s or 2 s, on two cores that broker and callers
+    /// shared (`scripts/bench`, overload).
     pub fn max_wait(mut self, limit: Duration) -> Self {
         self.max_wait = Some(limit);
         self

@@ -3,6 +3,8 @@
 //! A call's id starts with its place in the table of calls in flight, so that a reply finds its call without a hash;
 //! the random rest is what makes an id that nobody can guess.
 
+use std::array::TryFromSliceError;
+
 use rand::Rng;
 
 /// How long an id is.
@@ -67,12 +69,6 @@ impl CallId {
         Self(write(&bytes))
     }
 
-    /// The id that this text is, if it has the length of one.
-    #[cfg(feature = "memory")]
-    pub(crate) fn of(text: &str) -> Option<Self> {
-        text.as_bytes().try_into().ok().map(Self)
-    }
-
     /// As text.
     pub(crate) fn as_str(&self) -> &str {
         // What was made here is ASCII, and what came as text has not been cut.
@@ -100,6 +96,15 @@ impl CallId {
     /// As it goes on the wire.
     pub(crate) fn text(&self) -> String {
         self.as_str().to_owned()
+    }
+}
+
+impl TryFrom<&str> for CallId {
+    type Error = TryFromSliceError;
+
+    /// The id that this text is, if it has the length of one.
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        text.as_bytes().try_into().map(Self)
     }
 }
 

@@ -30,7 +30,11 @@ pub(super) enum ReplyTo {
 impl ReplyRoute {
     /// Of a request from a node of this bus. A call has an id that was made here; without one nobody could be answered.
     pub(super) fn to_node(message: &Envelope, requester: Option<Requester>) -> Self {
-        let call = message.meta.id.as_deref().and_then(CallId::of);
+        let call = message
+            .meta
+            .id
+            .as_deref()
+            .and_then(|id| CallId::try_from(id).ok());
         Self {
             to: requester.zip(call).map_or(ReplyTo::Nobody, |(requester, call)| {
                 ReplyTo::Node(requester, call)

@@ -3,8 +3,6 @@
 //! A call's id starts with its place in the table of calls in flight, so that a reply finds its call without a hash;
 //! the random rest is what makes an id that nobody can guess.
 
-use std::array::TryFromSliceError;
-
 use rand::Rng;
 
 /// How long an id is.
@@ -69,12 +67,6 @@ impl CallId {
         Self(write(&bytes))
     }
 
-    /// As text.
-    pub(crate) fn as_str(&self) -> &str {
-        // What was made here is ASCII, and what came as text has not been cut.
-        str::from_utf8(&self.0).unwrap_or_default()
-    }
-
     /// The key that an id begins with, if it is one.
     pub(crate) fn key(id: &str) -> Option<u32> {
         let mut bits = 0_u64;
@@ -95,16 +87,7 @@ impl CallId {
 
     /// As it goes on the wire.
     pub(crate) fn text(&self) -> String {
-        self.as_str().to_owned()
-    }
-}
-
-impl TryFrom<&str> for CallId {
-    type Error = TryFromSliceError;
-
-    /// The id that this text is, if it has the length of one.
-    fn try_from(text: &str) -> Result<Self, Self::Error> {
-        text.as_bytes().try_into().map(Self)
+        text(&self.0)
     }
 }
 

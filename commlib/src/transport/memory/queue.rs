@@ -341,7 +341,7 @@ impl Place {
             address: consumer.index,
             taken,
             redelivered: false,
-            waited_for: matches!(reply.to, ReplyTo::Node(..)),
+            waited_for: matches!(reply.to, ReplyTo::Node(_)),
             responder: Box::new(MemoryResponder {
                 reply,
                 raw,

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::queue::{Content, Place, Requester};
 use crate::envelope::{Dialect, Envelope, Malformed, commlib_py, native};
 use crate::limits::too_large;
-use crate::runtime::id::CallId;
 use crate::transport::{Responder, TransportError, TransportErrorKind};
 
 /// Where and how a request is answered.
@@ -21,25 +20,22 @@ pub(super) struct ReplyRoute {
 pub(super) enum ReplyTo {
     #[default]
     Nobody,
-    /// A node of this bus, for its call.
-    Node(Requester, CallId),
+    /// A node of this bus.
+    Node(Requester),
     /// The address in a message that a test put in.
     Address(String),
 }
 
 impl ReplyRoute {
-    /// Of a request from a node of this bus. A call has an id that was made here; without one nobody could be answered.
+    /// Of a request from a node of this bus.
     pub(super) fn to_node(message: &Envelope, requester: Option<Requester>) -> Self {
-        let call = message
-            .meta
-            .id
-            .as_deref()
-            .and_then(|id| CallId::try_from(id).ok());
-        Self {
-            to: requester.zip(call).map_or(ReplyTo::Nobody, |(requester, call)| {
-                ReplyTo::Node(requester, call)
-            }),
-            ..Self::default()
+        match requester {
+            Some(requester) => Self {
+                to: ReplyTo::Node(requester),
+                correlation_id: message.meta.id.clone(),
+                dialect: Dialect::Native,
+            },
+            None => Self::default(),
         }
     }
 
@@ -131,7 +127,7 @@ impl Responder for MemoryResponder {
         let correlation_id = route.correlation_id.as_deref();
         match &route.to {
             ReplyTo::Nobody => {}
-            ReplyTo::Node(requester, call) => requester.reply(call.as_str(), reply),
+            ReplyTo::Node(requester) => requester.reply(correlation_id.unwrap_or_default(), reply),
             ReplyTo::Address(reply_to) => {
                 let bytes = match route.dialect {
                     Dialect::Native => {
@@ -152,7 +148,7 @@ impl Responder for MemoryResponder {
     fn give_back(mut self: Box<Self>, message: Envelope) {
         let content = match (self.raw.take(), std::mem::take(&mut self.reply.to)) {
             (Some(raw), _) => Content::Raw(raw),
-            (None, ReplyTo::Node(requester, _)) => Content::Message(message, Some(requester)),
+            (None, ReplyTo::Node(requester)) => Content::Message(message, Some(requester)),
             (None, _) => Content::Message(message, None),
         };
         self.place.give_back(content);

@@ -294,17 +294,24 @@ pub async fn servers_that_refuse_are_sent_less(world: World) {
     seen.open();
     assert!(second.await.unwrap().unwrap());
     let replies = more.await;
-    let refused = |reply: &Result<Sum, CallError<_>>| match reply {
-        Err(CallError::Status(status)) if status.message.contains("was not sent") => {
-            assert_eq!(status.code, StatusCode::ResourceExhausted);
-            assert_eq!(status.execution, Execution::DidNotRun);
-            true
-        }
-        _ => false,
-    };
-    let unsent = replies.iter().filter(|reply| refused(reply)).count();
+    let unsent = replies.iter().filter(|reply| was_not_sent(reply)).count();
     assert!((100..2000).contains(&unsent), "{unsent} were not sent");
-    assert_eq!(probe.length("another method".to_owned()).await.unwrap(), 14);
+    // On a busy machine it waits too long, but it is sent.
+    let another_method = probe.length("text".to_owned()).await;
+    assert!(!was_not_sent(&another_method), "{another_method:?}");
+}
+
+/// Whether a node held a call back because others were refused.
+fn was_not_sent<T, E>(reply: &Result<T, CallError<E>>) -> bool {
+    let Err(CallError::Status(status)) = reply else {
+        return false;
+    };
+    let was = status.message.contains("was not sent");
+    if was {
+        assert_eq!(status.code, StatusCode::ResourceExhausted);
+        assert_eq!(status.execution, Execution::DidNotRun);
+    }
+    was
 }
 
 pub async fn a_body_over_the_limit_is_refused_before_it_is_sent(world: World) {

@@ -17,6 +17,7 @@ use commlib_tests::{seed, unique};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 /// Seeds that are always tried: those that ever failed.
@@ -111,14 +112,18 @@ async fn history(faults: MemoryFaults) -> [Verdict; 2] {
     ]
 }
 
-/// Runs a history on a runtime of its own, so that one seed is one history.
-fn run(faults: MemoryFaults) -> [Verdict; 2] {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// A runtime whose clock goes on when nothing else does.
+fn paused() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
-        .unwrap();
-    runtime.block_on(history(faults))
+        .unwrap()
+}
+
+/// Runs a history on a runtime of its own, so that one seed is one history.
+fn run(faults: MemoryFaults) -> [Verdict; 2] {
+    paused().block_on(history(faults))
 }
 
 #[test]
@@ -162,12 +167,7 @@ fn without_faults_everything_succeeds_once() {
 /// Subscribers of topics that are not kept miss messages only when they are told so.
 #[test]
 fn every_gap_is_announced() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    paused().block_on(async {
         #[commlib::topic(prefix = "numbers")]
         trait Numbers {
             #[topic("number")]
@@ -225,12 +225,7 @@ fn every_gap_is_announced() {
 /// A request that comes while there is no connection goes out with the next one, as it was.
 #[test]
 fn a_call_without_a_connection_waits_for_the_next() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    paused().block_on(async {
         let name = unique("seeded");
         let bus = Bus::named(&name);
         let url = format!("memory://{name}");

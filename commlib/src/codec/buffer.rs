@@ -23,10 +23,8 @@ pub(super) fn written<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> R
         return Ok(buffer.into());
     }
     let body = Bytes::copy_from_slice(&buffer);
-    // Not kept as large as something made it that was then refused.
-    if buffer.capacity() <= 2 * SMALL {
-        let _ = BUFFER.try_with(|kept| kept.set(buffer));
-    }
+    // What made it larger went with a large body.
+    let _ = BUFFER.try_with(|kept| kept.set(buffer));
     Ok(body)
 }
 

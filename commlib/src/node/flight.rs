@@ -97,7 +97,7 @@ impl InFlight {
             durable: self.durable,
         };
         node.inner.transport.request(request).map_err(|error| {
-            self.told(node, is_full(&error));
+            self.tell_throttle(node, is_full(&error));
             error.into()
         })
     }
@@ -131,16 +131,16 @@ impl InFlight {
                 (Err(error.into()), refused)
             }
         };
-        self.told(node, refused);
+        self.tell_throttle(node, refused);
         Poll::Ready(ended)
     }
 
     /// Lets the throttle know how a call ended.
-    fn told(&self, node: &Node, refused: bool) {
+    fn tell_throttle(&self, node: &Node, refused: bool) {
         if refused {
             node.inner.throttle.refused(&self.address, Instant::now());
         } else {
-            node.inner.throttle.answered(&self.address);
+            node.inner.throttle.ended(&self.address);
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! A call that the broker or its server refuses for want of room costs the broker as much as one that is served, so a flood
 //! of them leaves the servers less of it. From the first refusal on, an address is watched: each call to it spends a
-//! credit, each one that is answered brings its own back, and besides there are so many new ones a second as may be
-//! refused. So what is sent is what the servers do, and a little more; all nodes that send too much have the same of that
-//! little, which is what makes them equal. Without refusals the little doubles every second, until nothing is watched any more.
+//! credit, each one that is not refused brings its own back (unless its caller gave up), and besides there are so many new
+//! ones a second as may be refused. So what is sent is what the servers do, and a little more; all nodes that send too much
+//! have the same of that little, which is what makes them equal. Without refusals the little doubles every second, until
+//! nothing is watched any more.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -102,8 +103,8 @@ impl Throttle {
         self.watched.store(credits.len(), Ordering::Relaxed);
     }
 
-    /// A call to this address was answered.
-    pub(super) fn answered(&self, address: &Address) {
+    /// A call to this address ended in another way: it was answered, or was not sent after all.
+    pub(super) fn ended(&self, address: &Address) {
         if self.watched.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -151,17 +152,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_answered_is_sent_as_often() {
+    async fn what_ends_is_sent_as_often() {
         let throttle = Throttle::new(REFUSALS);
         throttle.refused(&address("a.busy"), Instant::now());
         assert_eq!(sent(&throttle, 10), 10);
         for _ in 0..1000 {
-            throttle.answered(&address("a.busy"));
-            throttle.answered(&address("a.calm"));
+            throttle.ended(&address("a.busy"));
+            throttle.ended(&address("a.calm"));
             assert_eq!(sent(&throttle, 2), 1);
         }
         // What was not used is not saved up.
-        (0..1000).for_each(|_| throttle.answered(&address("a.busy")));
+        (0..1000).for_each(|_| throttle.ended(&address("a.busy")));
         assert_eq!(sent(&throttle, 1000), 10);
     }
 

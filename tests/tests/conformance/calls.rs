@@ -10,7 +10,8 @@ use commlib::rpc::Retry;
 use commlib::topic::TopicSubscriber;
 use commlib::{Execution, Limits, LocalError, Pattern};
 use commlib_tests::eventually;
-use futures_util::FutureExt;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -299,6 +300,32 @@ pub async fn servers_that_refuse_are_sent_less(world: World) {
     // On a busy machine it waits too long, but it is sent.
     let another_method = probe.length("text".to_owned()).await;
     assert!(!was_not_sent(&another_method), "{another_method:?}");
+}
+
+pub async fn a_full_queue_is_sent_less(world: World) {
+    let served = world.serve_with(1).await;
+    let limits = Limits::new().calls_in_flight(20_000).refusals(5);
+    let probe = ProbeClient::new(&world.connect(world.builder().limits(limits)).await);
+    let long = Duration::from_secs(120);
+    let add = |n| probe.add(n, n).timeout(long).into_future();
+
+    let first = tokio::spawn(probe.wait(true).timeout(long).into_future());
+    eventually(SOON, || async { served.seen.waiting() == 1 }).await;
+    // The queue takes 10,000, and the server some more while it is busy.
+    let mut calls: FuturesUnordered<_> = (0..15_000).map(add).collect();
+    let error = calls.next().await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(StatusCode::ResourceExhausted));
+    assert_eq!(error.execution(), Execution::DidNotRun);
+    assert!(!was_not_sent::<Sum, _>(&Err(error)), "nothing was refused before");
+    let more = futures_util::future::join_all((0..1000).map(add)).await;
+    let unsent = more.iter().filter(|reply| was_not_sent(reply)).count();
+    assert!(unsent >= 500, "{unsent} were not sent");
+
+    // What was taken is answered.
+    served.seen.open();
+    assert!(first.await.unwrap().unwrap());
+    let answered = calls.filter_map(|reply| async { reply.ok() }).take(1000);
+    assert_eq!(answered.count().await, 1000);
 }
 
 /// Whether a node held a call back because others were refused.

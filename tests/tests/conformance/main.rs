@@ -62,6 +62,7 @@ on_every_transport! {
             too_many_calls_in_flight_are_refused
             a_request_that_waited_too_long_is_refused
             servers_that_refuse_are_sent_less
+            a_full_queue_is_sent_less
             a_body_over_the_limit_is_refused_before_it_is_sent
             a_reply_over_the_limit_is_an_error
             shutdown_finishes_what_was_taken

@@ -103,7 +103,7 @@ impl Throttle {
         self.watched.store(credits.len(), Ordering::Relaxed);
     }
 
-    /// A call to this address ended in another way: it was answered, or was not sent after all.
+    /// A call to this address ended without being refused: it was answered, failed otherwise, or was not sent after all.
     pub(super) fn ended(&self, address: &Address) {
         if self.watched.load(Ordering::Relaxed) == 0 {
             return;
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_ends_is_sent_as_often() {
+    async fn what_is_not_refused_is_sent_as_often() {
         let throttle = Throttle::new(REFUSALS);
         throttle.refused(&address("a.busy"), Instant::now());
         assert_eq!(sent(&throttle, 10), 10);

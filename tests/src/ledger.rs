@@ -61,7 +61,7 @@ pub struct Ledger {
     strangers: BTreeMap<u64, u32>,
     /// The longest time for which this process, not what is tested, was late.
     lag: Duration,
-    /// At some times, for how long threads of this process had waited for a processor by then.
+    /// At some times, for how long the threads that write the outcomes down had waited for a processor by then.
     waited: BTreeMap<Duration, Duration>,
 }
 
@@ -170,13 +170,14 @@ impl Ledger {
         self.lag = self.lag.max(lag);
     }
 
-    /// By `now` all threads of this process together had waited so long for a processor. What comes late because its
-    /// thread waited for one is the machine's fault.
+    /// By `now` the threads that write the outcomes down had waited so long for a processor, together. What comes late
+    /// because its thread waited for one is the machine's fault. Waits of other threads are not: an outcome that comes
+    /// late because such a thread holds it up is our fault.
     pub fn waited(&mut self, now: Duration, waited: Duration) {
         self.waited.insert(now, waited);
     }
 
-    /// For how long threads waited for a processor between two times.
+    /// For how long these threads waited for a processor between two times.
     fn waits(&self, from: Duration, to: Duration) -> Duration {
         let before = self.waited.range(..=from).next_back();
         let after = self
@@ -252,7 +253,8 @@ impl Ledger {
             errors: BTreeMap::new(),
             runs: self.entries.values().map(|entry| u64::from(entry.runs)).sum(),
             found: BTreeMap::new(),
-            latest: Duration::ZERO,
+            latest: None,
+            excused: 0,
             lag: self.lag,
         };
         for (&id, entry) in &self.entries {
@@ -281,8 +283,10 @@ pub struct Verdict {
     errors: BTreeMap<String, usize>,
     runs: u64,
     found: BTreeMap<Finding, Vec<(u64, String)>>,
-    /// By how much an outcome came after its deadline, at most.
-    latest: Duration,
+    /// By how much an outcome came after its deadline, at most, and which one that was.
+    latest: Option<(Duration, String)>,
+    /// How many came later than promised for which the machine is to blame.
+    excused: usize,
     lag: Duration,
 }
 
@@ -301,10 +305,18 @@ impl Verdict {
             return self.find(Finding::Hung, id, format!("no outcome, {runs} runs"));
         };
         let late = ended.saturating_sub(entry.deadline);
-        self.latest = self.latest.max(late);
+        if !late.is_zero() && self.latest.as_ref().is_none_or(|(latest, _)| late > *latest) {
+            let begun = entry.begun;
+            self.latest = Some((
+                late,
+                format!("{id}, begun at {begun:.1?}, {outcome:?}, {runs} runs"),
+            ));
+        }
         if late > GRACE + excused {
             let why = format!("{outcome:?} {late:?} after the deadline, {runs} runs");
             self.find(Finding::Hung, id, why);
+        } else if late > GRACE {
+            self.excused += 1;
         }
         match outcome {
             Outcome::Reply { of, value } => {
@@ -381,10 +393,14 @@ impl fmt::Display for Verdict {
         for (error, count) in &self.errors {
             writeln!(f, "  {count} × {error}")?;
         }
-        let (latest, lag) = (self.latest, self.lag);
+        match &self.latest {
+            Some((late, which)) => write!(f, "  latest outcome {late:.0?} after its deadline ({which}); ")?,
+            None => write!(f, "  no outcome after its deadline; ")?,
+        }
+        let (excused, lag) = (self.excused, self.lag);
         writeln!(
             f,
-            "  latest outcome {latest:.0?} after its deadline; timers of this process were late by {lag:.0?} at most"
+            "{excused} late by the machine's fault, whose timers were late by {lag:.0?} at most"
         )?;
         for (finding, examples) in &self.found {
             if !finding.breaks(self.promise) {

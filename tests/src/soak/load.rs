@@ -1,8 +1,7 @@
 //! The clients of a run: nodes that call at a rate, whatever becomes of the calls.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
 use std::future::IntoFuture;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -144,7 +143,7 @@ impl Books {
         // A thread, not a task: a runtime that is held up by the code under test is no excuse.
         std::thread::spawn(move || {
             const STEP: Duration = Duration::from_millis(10);
-            let mut waits = Waits::default();
+            let waits = Waits::of_runtimes();
             while !ends.load(Ordering::Relaxed) {
                 let begun = std::time::Instant::now();
                 std::thread::sleep(STEP);
@@ -161,26 +160,32 @@ impl Books {
     }
 }
 
-/// For how long the threads of this process have waited for a processor, all together; where the system does not say, for
-/// no time. Threads come and go, so each is remembered.
-#[derive(Default)]
-struct Waits {
-    threads: HashMap<OsString, u64>,
-    total: Duration,
-}
+/// For how long the threads of the runtime have waited for a processor, together; where the system does not say, for no
+/// time. Not those of the clients' connections: what such a thread holds up is held up by the library.
+struct Waits(Vec<PathBuf>);
 
 impl Waits {
-    fn total(&mut self) -> Duration {
-        let threads = std::fs::read_dir("/proc/self/task");
-        for thread in threads.into_iter().flatten().flatten() {
-            let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+    /// Of the runtimes that this process has by now.
+    fn of_runtimes() -> Self {
+        let threads = std::fs::read_dir("/proc/self/task")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let workers = threads.map(|thread| thread.path()).filter(|thread| {
+            let name = std::fs::read_to_string(thread.join("comm"));
+            name.is_ok_and(|name| name.starts_with("tokio-r"))
+        });
+        Self(workers.map(|thread| thread.join("schedstat")).collect())
+    }
+
+    fn total(&self) -> Duration {
+        let waits = self.0.iter().map(|thread| {
+            let text = std::fs::read_to_string(thread).unwrap_or_default();
             // Time on a processor, time waiting for one, both in ns.
             let waited = text.split_whitespace().nth(1);
-            let waited: u64 = waited.and_then(|waited| waited.parse().ok()).unwrap_or(0);
-            let before = self.threads.insert(thread.file_name(), waited).unwrap_or(0);
-            self.total += Duration::from_nanos(waited.saturating_sub(before));
-        }
-        self.total
+            waited.and_then(|waited| waited.parse().ok()).unwrap_or(0)
+        });
+        Duration::from_nanos(waits.sum())
     }
 }
 

@@ -120,6 +120,13 @@ fn a_slow_machine_is_not_held_against_the_library() {
     assert_eq!(found(&ledger), [(Finding::Hung, 1)]);
     ledger.waited(MS * 1300, MS * 560);
     assert_eq!(found(&ledger), []);
+    // It says so, and names the latest.
+    let report = ledger.check(Promise::AtMostOnce).to_string();
+    assert!(report.contains("1 late by the machine's fault"), "{report}");
+    assert!(
+        report.contains("300ms after its deadline (1, begun at"),
+        "{report}"
+    );
 }
 
 #[test]

@@ -20,17 +20,13 @@ use tokio::net::TcpStream;
 
 use super::errors;
 use super::properties::name;
-use super::wire::{self, Wire};
+use super::wire::{self, LIBRARY_FRAME_MAX, Wire};
 use crate::error::ConnectError;
 #[cfg(feature = "tls")]
 use crate::transport::tls;
 use crate::transport::url::Scheme;
 use crate::transport::{BrokerUrl, Tls};
 
-/// Both sides agree on the smaller of this and what the broker wants. Without one the library would reserve buffers
-/// for frames of 4 GiB from a broker that wants none. It reserves room for 32 frames each way, of which hardly any becomes
-/// resident, as messages don't go through there. Our headers have to fit into one.
-const FRAME_MAX: u32 = 128 * 1024;
 const HEARTBEAT_SECONDS: u16 = 10;
 
 type Stream = AsyncTcpStream<Compat<TcpStream>>;
@@ -196,7 +192,7 @@ impl Target {
                 vhost => vhost.to_owned(),
             },
             query: AMQPQueryString {
-                frame_max: Some(FRAME_MAX),
+                frame_max: Some(LIBRARY_FRAME_MAX),
                 heartbeat: Some(self.heartbeat()),
                 ..AMQPQueryString::default()
             },
@@ -226,7 +222,6 @@ impl Target {
         )
         .await
         .map_err(|error| self.refused(&error))?;
-        wire.tuned(connection.configuration().frame_max());
         Ok((connection, wire))
     }
 

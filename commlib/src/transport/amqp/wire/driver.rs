@@ -261,6 +261,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
     fn take(&mut self, frame: Frame<'_>) -> Result<bool, Broken> {
         match frame.kind {
             METHOD if frame.channel != 0 => self.method(frame),
+            METHOD => {
+                let mut bytes = frames::Bytes(frame.payload);
+                if bytes.u32()? == method::TUNE {
+                    let (_channels, frame_max) = (bytes.u16()?, bytes.u32()?);
+                    self.wire.tune(frame_max);
+                }
+                Ok(false)
+            }
             HEADER => {
                 self.header(frame)?;
                 Ok(true)

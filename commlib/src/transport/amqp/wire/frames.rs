@@ -24,12 +24,17 @@ pub(super) const HEARTBEAT: [u8; 8] = [8, 0, 0, 0, 0, 0, 0, END];
 /// What a client begins with, in place of a frame.
 pub(super) const GREETING: usize = 8;
 
+/// Where a `connection.tune-ok` has the size of frames: behind its class, its method, and the number of channels.
+pub(super) const TUNED_FRAME_MAX: std::ops::Range<usize> = HEAD + 6..HEAD + 10;
+
 /// Classes and methods, as they begin the bytes of a method frame.
 pub(super) mod method {
     const fn id(class: u16, method: u16) -> u32 {
         (class as u32) << 16 | method as u32
     }
 
+    pub(in super::super) const TUNE: u32 = id(10, 30);
+    pub(in super::super) const TUNE_OK: u32 = id(10, 31);
     pub(in super::super) const CHANNEL_CLOSE: u32 = id(20, 40);
     pub(in super::super) const CHANNEL_CLOSE_OK: u32 = id(20, 41);
     pub(in super::super) const PUBLISH: u32 = id(60, 40);

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use async_rs::{Runtime, Tokio};
 use futures_core::Stream;
 use futures_io::{AsyncRead, AsyncWrite};
 
-use super::frames::{self, GREETING, METHOD, method};
+use super::frames::{self, GREETING, METHOD, TUNED_FRAME_MAX, method};
 use super::{Out, Wire};
 
 /// See the [module](self).
@@ -31,6 +33,14 @@ impl LibrarySide {
             wire,
             begun: Vec::new(),
             greeted: false,
+        }
+    }
+
+    /// Makes what the library answers about the size of frames ours.
+    fn tune(&mut self, frame: Range<usize>) {
+        let agreed = self.wire.frame_max.load(Ordering::Relaxed);
+        if let Some(wanted) = self.begun[frame].get_mut(TUNED_FRAME_MAX) {
+            wanted.copy_from_slice(&agreed.to_be_bytes());
         }
     }
 
@@ -53,7 +63,11 @@ impl LibrarySide {
             } else if is(method::CHANNEL_CLOSE_OK) {
                 ended.push(frame.channel);
             }
-            passed += frame.whole.len();
+            let whole = passed..passed + frame.whole.len();
+            passed = whole.end;
+            if is(method::TUNE_OK) {
+                self.tune(whole);
+            }
         }
         out.bytes.extend_from_slice(&self.begun[..passed]);
         self.begun.drain(..passed);

@@ -7,6 +7,11 @@
 //! from there to whoever waits for them, everything else to the library. What is written, by the library or by those
 //! who publish and acknowledge, is put behind one another frame by frame, and goes out with as few writes as it takes.
 //!
+//! The library is made to believe that frames are small: it reserves, and fills with zeros, room for 32 frames each way
+//! while it connects, on the thread that everything else of the program may wait for. With frames of 128 KiB that was
+//! 8 MiB for a connection, so that a program with hundreds of them stood still for seconds when they came back. What it
+//! reads and writes itself is short. Messages have the size that is agreed on with the broker.
+//!
 //! What both sides have to agree on: the library uses no publishes, no acknowledgements and no `basic.get` on these
 //! connections; and nothing is written on a channel after the library has closed it, or has answered that the broker did
 //! (the broker would end the connection over that).
@@ -21,7 +26,7 @@ mod table;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 
@@ -77,6 +82,12 @@ pub(super) struct Sent {
     /// It is written when so many bytes of the connection are.
     pub(super) end: u64,
 }
+
+/// In bytes. The broker and we agree on the smaller of this and what the broker wants. Our headers have to fit into one.
+const FRAME_MAX: u32 = 128 * 1024;
+/// What the library wants, in bytes: twice the smallest size that the protocol knows, as it holds the greeting of the broker
+/// against it, too, which tells of the broker what its owner pleases.
+pub(super) const LIBRARY_FRAME_MAX: u32 = 8192;
 
 type Deliver = Arc<dyn Fn(Message) + Send + Sync>;
 
@@ -190,7 +201,7 @@ pub(super) struct Wire {
     /// Of the next consumer.
     tags: AtomicU64,
     /// In bytes, as both sides agreed.
-    frame_max: AtomicU64,
+    frame_max: AtomicU32,
     ended: CancellationToken,
 }
 
@@ -211,14 +222,18 @@ impl Wire {
             inward: Mutex::default(),
             channels: Mutex::default(),
             tags: AtomicU64::new(1),
-            frame_max: AtomicU64::new(4096),
+            frame_max: AtomicU32::new(FRAME_MAX),
             ended: CancellationToken::new(),
         })
     }
 
-    /// Both sides have agreed on the size of frames.
-    pub(super) fn tuned(&self, frame_max: u32) {
-        self.frame_max.store(frame_max.into(), Ordering::Relaxed);
+    /// The broker wants no larger frames than these; 0 if any will do.
+    fn tune(&self, frame_max: u32) {
+        let agreed = match frame_max {
+            0 => FRAME_MAX,
+            wanted => wanted.min(FRAME_MAX),
+        };
+        self.frame_max.store(agreed, Ordering::Relaxed);
     }
 
     /// Whether the connection is gone.

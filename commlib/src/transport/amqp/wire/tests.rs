@@ -411,3 +411,54 @@ async fn whoever_waits_for_a_write_is_told_however_many_it_takes() {
     let limit = std::time::Duration::from_secs(20);
     tokio::time::timeout(limit, told).await.expect("it is told");
 }
+
+/// The arguments of `connection.tune` and of its answer.
+fn tuning(channels: u16, frame_max: u32) -> Vec<u8> {
+    [
+        channels.to_be_bytes().as_slice(),
+        &frame_max.to_be_bytes(),
+        &10_u16.to_be_bytes(),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn frames_are_small_for_the_library_and_large_for_the_broker() {
+    for (offered, agreed) in [(0, FRAME_MAX), (4096, 4096), (9000, 9000), (1 << 20, FRAME_MAX)] {
+        let mut world = World::new().await;
+        let offer = method_frame(0, method::TUNE, &tuning(2047, offered));
+        world.broker.write_all(&offer).await.unwrap();
+        let mut read = vec![0; offer.len()];
+        world.library.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, offer);
+
+        // In the middle of other frames, and written in two parts.
+        let answer = method_frame(0, method::TUNE_OK, &tuning(2047, LIBRARY_FRAME_MAX));
+        let bytes = [HEARTBEAT.as_slice(), &answer, &HEARTBEAT].concat();
+        let (first, second) = bytes.split_at(HEARTBEAT.len() + 15);
+        world.library.write_all(first).await.unwrap();
+        world.library.write_all(second).await.unwrap();
+        assert_eq!(world.frame().await.0, HEARTBEAT[0]);
+        let (kind, answered) = world.frame().await;
+        let expected = [method::TUNE_OK.to_be_bytes().as_slice(), &tuning(2047, agreed)].concat();
+        assert_eq!((kind, answered), (METHOD, expected), "{offered}");
+        assert_eq!(world.frame().await.0, HEARTBEAT[0]);
+
+        // What is published is cut as agreed.
+        let body = vec![1; 3 * FRAME_MAX as usize];
+        let broker = async |world: &mut World| {
+            let mut largest = 0;
+            let mut came = 0;
+            while came < body.len() {
+                let (kind, payload) = world.frame().await;
+                if kind == BODY {
+                    largest = largest.max(payload.len() + 8);
+                    came += payload.len();
+                }
+            }
+            largest
+        };
+        world.publish(&body).unwrap();
+        assert_eq!(broker(&mut world).await, agreed as usize, "{offered}");
+    }
+}

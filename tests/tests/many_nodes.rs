@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 
 const SOON: Duration = Duration::from_secs(60);
 const NODES: usize = 100;
-/// What a node may take with its connections and the proxy's, in bytes. On RabbitMQ a node has two connections with a
-/// thread each; one that lapin fills buffers of the usual size for takes 8 MiB.
+/// What a node may take with its connection and the proxy's, in bytes. On RabbitMQ, one that lapin fills buffers of the
+/// usual size for takes 8 MiB.
 const EACH: u64 = 2 * 1024 * 1024;
 /// One at a time: both measure the same process.
 static TURN: Mutex<()> = Mutex::const_new(());

@@ -99,6 +99,9 @@ impl NodeBuilder {
     }
 
     /// How long one try of connecting may take, greeting and login included. Default 5 s.
+    ///
+    /// Where a connection to RabbitMQ is made anew, the limit is for each silence of the broker: one that goes on answering
+    /// has up to six times as long, since a busy broker would never get its clients back that all give up and begin again.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit.min(FOREVER);
         self

@@ -8,6 +8,7 @@ mod goodbye;
 mod last_acks;
 mod last_server;
 mod login;
+mod patience;
 mod redelivery;
 mod returns;
 mod surge;

@@ -5,6 +5,7 @@
 //! ends an attempt, and a connection that the broker no longer reads from.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ use crate::transport::url::Scheme;
 use crate::transport::{BrokerUrl, Tls};
 
 const HEARTBEAT_SECONDS: u16 = 10;
+/// How many times the limit a connection that is made anew may take in all, while the broker goes on answering.
+const PATIENCE: u32 = 6;
 
 type Stream = AsyncTcpStream<Compat<TcpStream>>;
 
@@ -110,16 +113,48 @@ impl Target {
     ///
     /// In a box, so that programs have the client library's machinery once and not for each place that connects.
     pub(super) fn open<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Opened, ConnectError>> {
-        async move {
-            match tokio::time::timeout(self.limit, self.attempt(role)).await {
-                Ok(result) => result,
-                Err(_) => Err(ConnectError::Timeout {
-                    address: self.url.address(),
-                    limit: self.limit,
-                }),
+        self.within(self.limit, self.attempt(role)).boxed()
+    }
+
+    /// As [`open`](Self::open), but the limit is for each silence of the broker, as long as all of them together are
+    /// bounded: where all its clients come back at once, it answers each of them late. If they gave up and began again,
+    /// that would cost it as much as to let them in, and none would ever get there.
+    pub(super) fn reopen<'a>(&'a self, role: &'a str) -> BoxFuture<'a, Result<Opened, ConnectError>> {
+        self.within(self.limit.saturating_mul(PATIENCE), self.attempt(role))
+            .boxed()
+    }
+
+    fn timed_out(&self, limit: Duration) -> ConnectError {
+        ConnectError::Timeout {
+            address: self.url.address(),
+            limit,
+        }
+    }
+
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        step: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let result = tokio::time::timeout(limit, step).await;
+        result.unwrap_or_else(|_| Err(self.timed_out(limit)))
+    }
+
+    /// Waits for a step as long as the broker is not silent for the limit, or for a moment less than twice that.
+    async fn while_heard<T>(
+        &self,
+        wire: &Wire,
+        step: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let mut step = pin!(step);
+        loop {
+            let heard = wire.heard();
+            match tokio::time::timeout(self.limit, step.as_mut()).await {
+                Ok(result) => return result,
+                Err(_) if wire.heard() != heard => {}
+                Err(_) => return Err(self.timed_out(self.limit)),
             }
         }
-        .boxed()
     }
 
     async fn attempt(&self, role: &str) -> Result<Opened, ConnectError> {
@@ -127,9 +162,10 @@ impl Target {
             address: self.url.address(),
             reason: error.to_string(),
         };
-        let socket = TcpStream::connect((self.url.host(), self.url.port()))
-            .await
-            .map_err(unreachable)?;
+        let connecting = TcpStream::connect((self.url.host(), self.url.port()));
+        let socket = self
+            .within(self.limit, connecting.map(|socket| socket.map_err(unreachable)))
+            .await?;
         socket.set_nodelay(true).map_err(unreachable)?;
         let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
         let handle = SockRef::from(&socket);
@@ -210,7 +246,7 @@ impl Target {
             .with_client_property(name("version"), LongString::from(env!("CARGO_PKG_VERSION")));
         let (wire, library) = Wire::over(stream);
         let library = Arc::new(Mutex::new(Some(AsyncTcpStream::Plain(library))));
-        let connection = Connection::connector(
+        let connecting = Connection::connector(
             uri,
             wire::runtime(),
             async move |_, _| {
@@ -219,9 +255,9 @@ impl Target {
                 library.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotConnected).into())
             },
             properties,
-        )
-        .await
-        .map_err(|error| self.refused(&error))?;
+        );
+        let connecting = connecting.map(|connection| connection.map_err(|error| self.refused(&error)));
+        let connection = self.while_heard(&wire, connecting).await?;
         Ok((connection, wire))
     }
 

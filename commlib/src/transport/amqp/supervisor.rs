@@ -355,7 +355,7 @@ impl Slot {
 
     /// Connects once; keeps the connection from then on.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<(), ConnectError> {
-        let link = self.open(1).await?;
+        let link = self.link(1, self.target.open(self.role.as_str()).await?);
         let mut announced = self.announced();
         self.spawn(Some(link));
         // Whoever connected shall find the connection.
@@ -410,13 +410,13 @@ impl Slot {
         self.stop.cancel();
     }
 
-    async fn open(&self, generation: u64) -> Result<Link, ConnectError> {
+    fn link(&self, generation: u64, opened: Opened) -> Link {
         let Opened {
             connection,
             wire,
             handle,
-        } = self.target.open(self.role.as_str()).await?;
-        Ok(Link {
+        } = opened;
+        Link {
             connection,
             wire,
             generation,
@@ -427,7 +427,7 @@ impl Slot {
             dead: CancellationToken::new(),
             blocked: watch::channel(None).0,
             sessions: TaskTracker::new(),
-        })
+        }
     }
 
     async fn run(self: Arc<Self>, mut first: Option<Link>) {
@@ -438,7 +438,9 @@ impl Slot {
             let opened = match first.take() {
                 Some(link) => Ok(link),
                 None => tokio::select! {
-                    opened = self.open(generation + 1) => opened,
+                    opened = self.target.reopen(self.role.as_str()) => {
+                        opened.map(|opened| self.link(generation + 1, opened))
+                    }
                     () = self.stop.cancelled() => break,
                 },
             };

@@ -211,6 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         let read = Pin::new(&mut self.stream).poll_read(cx, &mut self.read[self.end..])?;
         if let Poll::Ready(many) = read {
             self.end += many;
+            self.wire.heard.fetch_add(1, Ordering::Relaxed);
         }
         Ok(read)
     }

@@ -196,6 +196,8 @@ pub(super) struct Wire {
     task: AtomicWaker,
     /// Bytes that the socket has taken.
     written: AtomicU64,
+    /// How often something came from the broker.
+    heard: AtomicU64,
     inward: Mutex<Inward>,
     channels: Mutex<HashMap<u16, Arc<ChannelState>>>,
     /// Of the next consumer.
@@ -219,6 +221,7 @@ impl Wire {
             out: Mutex::default(),
             task: AtomicWaker::new(),
             written: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             inward: Mutex::default(),
             channels: Mutex::default(),
             tags: AtomicU64::new(1),
@@ -234,6 +237,11 @@ impl Wire {
             wanted => wanted.min(FRAME_MAX),
         };
         self.frame_max.store(agreed, Ordering::Relaxed);
+    }
+
+    /// Counts what comes from the broker: as long as it grows, the broker is there.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Whether the connection is gone.

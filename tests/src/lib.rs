@@ -18,6 +18,7 @@ mod child;
 pub mod ledger;
 mod locate;
 mod log;
+pub mod memory;
 mod net;
 mod process;
 mod proxy;

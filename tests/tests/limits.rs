@@ -3,18 +3,11 @@
 use std::time::Duration;
 
 use commlib::{Address, Node, rpc::RpcClient};
+use commlib_tests::memory::peak;
 use commlib_tests::{Program, RedisServer};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// The most memory that a process has had, in bytes.
-fn peak(pid: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let kilobytes = line.split_whitespace().nth(1).unwrap();
-    kilobytes.parse::<usize>().unwrap() * 1024
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_over_the_limits_takes_no_memory() {

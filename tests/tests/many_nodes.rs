@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use commlib::prelude::*;
+use commlib_tests::memory::resident;
 use commlib_tests::{FaultProxy, RabbitMq, RedisServer, eventually};
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
@@ -22,18 +23,11 @@ trait Many {
     async fn here(&self, number: u64);
 }
 
-/// What this process has of the machine's memory, in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("this is Linux");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kilobytes.expect("every process has a size") * 1024
-}
-
 async fn take_little_memory(broker: u16, url_at: impl FnOnce(u16) -> String) {
     let proxy = FaultProxy::start(broker).await;
     let url = url_at(proxy.port());
-    let before = resident();
+    let own = std::process::id();
+    let before = resident(own);
     let nodes = join_all((0..NODES).map(|_| Node::connect(&url))).await;
     let nodes: Vec<_> = nodes.into_iter().map(|node| node.expect("connected")).collect();
     for _ in 0..4 {
@@ -42,7 +36,7 @@ async fn take_little_memory(broker: u16, url_at: impl FnOnce(u16) -> String) {
             eventually(SOON, || ManyPublisher::new(node).here(1).into_future()).await;
         }));
         publish.await;
-        let taken = resident().saturating_sub(before) / NODES as u64;
+        let taken = resident(own).saturating_sub(before) / NODES as u64;
         assert!(taken < EACH, "a node takes {taken} bytes");
         proxy.reset().await;
     }

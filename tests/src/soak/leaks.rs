@@ -11,7 +11,7 @@ use super::brokers::{Broker, BrokerKind};
 use super::report::Report;
 use super::server::Settings;
 use super::stage::Stage;
-use crate::{Child, Program, Signal};
+use crate::{Child, Program, Signal, memory};
 
 /// How many clients live at once of those that are killed.
 const DYING: usize = 16;
@@ -46,15 +46,11 @@ struct Usage {
 
 impl Usage {
     fn of(pid: u32) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
-        let status = status.unwrap_or_else(|error| panic!("could not look at process {pid}: {error}"));
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let rss_kib = rss.and_then(|rss| rss.trim().strip_suffix(" kB")?.parse().ok());
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count);
         Self {
             descriptors: descriptors
                 .unwrap_or_else(|error| panic!("could not look at process {pid}: {error}")),
-            rss_kib: rss_kib.unwrap_or_else(|| panic!("no memory in the status of process {pid}")),
+            rss_kib: memory::resident(pid) / 1024,
         }
     }
 }

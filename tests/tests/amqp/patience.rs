@@ -38,3 +38,19 @@ async fn a_broker_that_is_slow_but_answers_gets_its_clients_back() {
         "{refused:?}"
     );
 }
+
+#[tokio::test]
+async fn a_broker_that_is_silent_is_given_up() {
+    let rabbit = RabbitMq::shared().await;
+    let proxy = FaultProxy::start(rabbit.port()).await;
+    // Six times that is more than the test waits.
+    let limit = SOON / 5;
+    let url = rabbit.url_at(proxy.port());
+    let node = Node::builder().connect_timeout(limit).connect(&url).await;
+    let node = node.expect("the broker is there");
+    let before = proxy.accepted();
+    proxy.set(Flow::Swallow);
+    proxy.reset().await;
+    eventually(SOON, || async { proxy.accepted() - before >= 2 }).await;
+    drop(node);
+}

@@ -85,6 +85,8 @@ pub(super) struct Sent {
 
 /// In bytes. The broker and we agree on the smaller of this and what the broker wants. Our headers have to fit into one.
 const FRAME_MAX: u32 = 128 * 1024;
+/// What every peer takes, in bytes, whatever a broker says: the `frame-min-size` of AMQP 0-9-1.
+const FRAME_MIN: u32 = 4096;
 /// What the library wants, in bytes: twice the smallest size that the protocol knows, as it holds the greeting of the broker
 /// against it, too, which tells of the broker what its owner pleases.
 pub(super) const LIBRARY_FRAME_MAX: u32 = 8192;
@@ -234,7 +236,7 @@ impl Wire {
     fn tune(&self, frame_max: u32) {
         let agreed = match frame_max {
             0 => FRAME_MAX,
-            wanted => wanted.min(FRAME_MAX),
+            wanted => wanted.clamp(FRAME_MIN, FRAME_MAX),
         };
         self.frame_max.store(agreed, Ordering::Relaxed);
     }

@@ -424,7 +424,13 @@ fn tuning(channels: u16, frame_max: u32) -> Vec<u8> {
 
 #[tokio::test]
 async fn frames_are_small_for_the_library_and_large_for_the_broker() {
-    for (offered, agreed) in [(0, FRAME_MAX), (4096, 4096), (9000, 9000), (1 << 20, FRAME_MAX)] {
+    for (offered, agreed) in [
+        (0, FRAME_MAX),
+        (1, FRAME_MIN),
+        (4096, 4096),
+        (9000, 9000),
+        (1 << 20, FRAME_MAX),
+    ] {
         let mut world = World::new().await;
         let offer = method_frame(0, method::TUNE, &tuning(2047, offered));
         world.broker.write_all(&offer).await.unwrap();
